@@ -1,0 +1,1 @@
+"""The pure maths of speculative decoding: acceptance, sampling transforms, expected gain, draft-length control. No I/O."""
