@@ -38,8 +38,12 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = (
-            ("temperature", self.temperature == 0 or 0.01 <= self.temperature <= 10, "0 or 0.01 to 10"),
-            ("repetition_penalty", 0 < self.repetition_penalty <= 10, "above 0, at most 10"),
+            (
+                "temperature",
+                self.temperature == 0 or 0.01 <= self.temperature <= 10,
+                "0 or 0.01 to 10",
+            ),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 10, "0.01 to 10"),
             ("top_k", 0 <= self.top_k <= 1_000_000, "0 to 1,000,000"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("min_p", 0 <= self.min_p < 1, "0 to below 1"),

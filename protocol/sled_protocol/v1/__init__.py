@@ -1,0 +1,1 @@
+"""Messages and stubs of sled.v1, generated from `verifier.proto`; nothing here is edited by hand."""

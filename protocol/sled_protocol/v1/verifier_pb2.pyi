@@ -338,7 +338,7 @@ class Sampling(_message.Message):
     temperature: _builtins.float
     """0 = greedy. Otherwise 0.01 to 10."""
     repetition_penalty: _builtins.float
-    """> 0; 1 = off. Divides positive and multiplies negative logits of every token in prompt + committed output (Keskar et al. 2019)."""
+    """0.01 to 10; 1 = off. Divides positive and multiplies negative logits of every token in prompt + committed output (Keskar et al. 2019)."""
     top_k: _builtins.int
     """0 = off."""
     top_p: _builtins.float

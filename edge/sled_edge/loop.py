@@ -1,0 +1,210 @@
+"""The speculation loop: draft on the device, have it verified, hand out what is certain. Knows neither HTTP nor gRPC.
+
+`SpeculationLoop` lets generations in and out; one generation's rounds are in `sled_edge.rounds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
+
+from sled_edge.config import DraftingMode, OfflinePolicy
+from sled_edge.draft_worker import DraftWorker
+from sled_edge.generation import Delta, GenerationError, GenerationRequest
+from sled_edge.link import Link, Target
+from sled_edge.log import fields
+from sled_edge.offline import OfflineSwitch, OfflineTiming, serves_alone, serves_now
+from sled_edge.rounds import Generation, RoundContext
+from sled_edge.seats import Seats, SeatsTaken
+from sled_edge.session import Session, StopRules
+from sled_protocol.limits import MAX_PROMPT_TOKENS
+from sled_speculation.draft_length import (
+    DraftLengthController,
+    DraftLengthPolicy,
+    DraftLengthSettings,
+)
+from sled_speculation.sampling import AcceptanceMode, InvalidSampling, SamplingParams
+from sled_speculation.wire import as_sent
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How the loop drafts, how many it serves, and what it assumes while it knows no verifier."""
+
+    max_draft_tokens: int = 8
+    min_confidence: float = 0.0
+    mode: DraftingMode = DraftingMode.REJECTION
+    policy: OfflinePolicy = OfflinePolicy.REFUSE
+    draft_ahead: bool = False
+    """Work on the next draft while a verdict is in flight; of no use where the verifier shares the processor."""
+    sequences: int = 4
+    max_waiting: int = 32
+    wait_seconds: float = 60.0
+    offline: OfflineTiming = field(default_factory=OfflineTiming)
+    model_name: str = ""
+    """Shown until the first handshake."""
+    context_tokens: int = 2304
+    """Assumed until the first handshake."""
+    end_tokens: tuple[int, ...] = ()
+    """Assumed until the first handshake; the tokenizer's own."""
+
+
+class SpeculationLoop:
+    """Serves generations over one link and one drafter; satisfies `sled_edge.generation.TokenGenerator`.
+
+    One event loop owns it. `make_length_policy` starts the draft-length policy of a new generation; by default a
+    controller that begins with what the device's earlier generations have learnt. `may_serve` adds conditions of the
+    process to `ready`.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        worker: DraftWorker,
+        settings: LoopSettings,
+        make_length_policy: Callable[[], DraftLengthPolicy] | None = None,
+        may_serve: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._may_serve = may_serve
+        self._link = link
+        self._worker = worker
+        self._settings = settings
+        self._learnt = DraftLengthController(
+            DraftLengthSettings(settings.max_draft_tokens, settings.min_confidence)
+        )
+        self._make_length_policy = make_length_policy
+        self._seats = Seats(self._seat_limit, settings.max_waiting, settings.wait_seconds)
+        self._known_target: Target | None = None
+        self._numbers = itertools.count(1)
+        self._draining = False
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """See `TokenGenerator.generate`."""
+        sampling = self._check(request)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._seats.seat())
+            except SeatsTaken as error:
+                raise GenerationError("too_many_sequences", str(error), 1.0) from error
+            if self._draining:
+                raise _draining()
+            session = Session(next(self._numbers), request, sampling, request.model)
+            stack.callback(self._free, session.sequence)
+            generation = self._generation(session)
+            stack.callback(generation.close)
+            finished = False
+            while not finished:
+                delta = await generation.step()
+                finished = delta.finish is not None
+                yield delta
+            self._learn(generation)
+
+    def ready(self) -> bool:
+        """See `TokenGenerator.ready`."""
+        if self._draining or not self._may_serve():
+            return False
+        return serves_now(self._link.state(), self._alone)
+
+    def model_name(self) -> str:
+        """See `TokenGenerator.model_name`."""
+        target = self._target()
+        return target.model_name if target is not None else self._settings.model_name
+
+    def context_tokens(self) -> int:
+        """See `TokenGenerator.context_tokens`."""
+        target = self._target()
+        return target.context_tokens if target is not None else self._settings.context_tokens
+
+    def refuse_new(self) -> None:
+        """From now on new requests, and those in line, are refused with `draining`; running ones go on."""
+        self._draining = True
+
+    async def close(self, grace_seconds: float = 0.0) -> None:
+        """Let running generations finish for so long, then close link and drafter. What still runs fails typed."""
+        self.refuse_new()
+        if self._seats.taken and grace_seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._seats.wait_empty(), grace_seconds)
+        if self._seats.taken:
+            log.warning("closing with text under way", extra=fields(generations=self._seats.taken))
+        await self._link.close()
+        await self._worker.close()
+
+    @property
+    def _alone(self) -> bool:
+        return serves_alone(self._settings.policy, self._worker.info.generates)
+
+    def _generation(self, session: Session) -> Generation:
+        make = self._make_length_policy or self._learnt.fork
+        settings = self._settings
+        context = RoundContext(
+            self._link, self._worker, settings.mode, self._rules, settings.draft_ahead
+        )
+        switch = OfflineSwitch(self._alone, settings.offline)
+        return Generation(session, context, switch, make())
+
+    def _learn(self, generation: Generation) -> None:
+        """A finished generation's experience is where the next one starts."""
+        if isinstance(generation.lengths, DraftLengthController):
+            self._learnt = generation.lengths
+
+    def _free(self, sequence: int) -> None:
+        self._link.release(sequence)
+        self._worker.forget(sequence)
+
+    def _target(self) -> Target | None:
+        target = self._link.state().target
+        if target is not None:
+            self._known_target = target
+        return self._known_target
+
+    def _seat_limit(self) -> int:
+        target = self._target()
+        allowed = target.max_sequences if target is not None else 0
+        return min(self._settings.sequences, allowed or self._settings.sequences)
+
+    def _rules(self) -> StopRules:
+        target = self._target()
+        if target is None:
+            settings = self._settings
+            return StopRules(frozenset(settings.end_tokens), settings.context_tokens)
+        return StopRules(frozenset(target.end_tokens), target.context_tokens)
+
+    def _check(self, request: GenerationRequest) -> SamplingParams:
+        """Refuse what no verifier would take; returns the sampling as it will be sent.
+
+        Raises:
+            GenerationError: see there.
+        """
+        if self._draining:
+            raise _draining()
+        prompt = request.prompt_tokens
+        if not prompt or request.max_tokens < 0:
+            raise GenerationError(
+                "malformed", "a request needs a prompt and max_tokens of 0 or more"
+            )
+        target = self._target()
+        ids = target.vocab_size if target is not None and target.vocab_size else 2**32
+        if not all(0 <= token < ids for token in prompt):
+            raise GenerationError("malformed", f"a prompt token is outside the vocabulary of {ids}")
+        room = min(self.context_tokens() - 1, MAX_PROMPT_TOKENS)
+        if len(prompt) > room:
+            raise GenerationError(
+                "prompt_too_long", f"the prompt has {len(prompt)} tokens; there is room for {room}"
+            )
+        match = self._settings.mode is DraftingMode.MATCH
+        mode = AcceptanceMode.MATCH if match else AcceptanceMode.REJECTION
+        try:
+            return as_sent(replace(request.sampling, mode=mode))
+        except InvalidSampling as error:
+            raise GenerationError("invalid_sampling", str(error)) from error
+
+
+def _draining() -> GenerationError:
+    return GenerationError("draining", "this device's service is shutting down", 5.0)
