@@ -1,8 +1,93 @@
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
+# `make help` says what there is. Needs GNU make and Python 3.11 or newer; everything else is fetched into .venv.
 
-.PHONY: proto
-proto: ## Regenerate the gRPC stubs (committed; `make check` verifies they are unchanged)
-	$(BIN)/python -m grpc_tools.protoc -Iprotocol --python_out=protocol --grpc_python_out=protocol \
-	  --mypy_out=protocol --mypy_grpc_out=protocol protocol/sled_protocol/v1/verifier.proto
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+PROFILE ?= quickstart
+KEEP    ?=
+ARGS    ?=
+PYTEST_ARGS ?=
+NO_VENV_PIP := PIP_DISABLE_PIP_VERSION_CHECK=1
+INSTALL := $(NO_VENV_PIP) $(BIN)/python -m pip install --quiet
+DEV     := $(VENV)/.dev-installed
+CLI     := $(VENV)/.cli-installed
+GENERATED := $(VENV)/generated
+FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check format bench proto crds clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables: PROFILE=quickstart|pair and KEEP=1 for demo, PYTHON=python3.12 for another Python,"
+	@echo "  PYTEST_ARGS='tests/unit -k wire' for a part of the tests."
+
+env: $(DEV) ## Create .venv with everything that a developer needs
+
+demo: $(CLI) ## Run a fleet on this machine and compare every text with the target's own
+	$(BIN)/sled demo --profile $(PROFILE) $(if $(KEEP),--keep) $(ARGS)
+
+test: check ## Run everything that CI runs
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(DEV) ## Check formatting, lint, types, import contracts, and that generated files are unchanged
+	$(BIN)/ruff format --check $(wildcard $(FORMATTED))
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory check-generated
+
+format: $(DEV) ## Format the code and fix what lint can fix
+	$(BIN)/ruff check --fix --quiet || true
+	$(BIN)/ruff format $(wildcard $(FORMATTED))
+
+bench: $(DEV) ## Measure, and write bench/results (takes long)
+	@set -e; for script in $(wildcard bench/*/__main__.py); do \
+	  echo "== $$script"; $(BIN)/python $$script; done
+	$(BIN)/sled demo --results bench/results/demo.json
+
+proto: $(DEV) ## Regenerate the gRPC stubs (committed; `make check` verifies they are unchanged)
+	$(call stubs,protocol)
+
+crds: $(DEV) ## Regenerate the resource definitions (committed; `make check` verifies they are unchanged)
+	$(BIN)/python -m sled_operator.spec.crd crds
+
+clean: ## Remove the environment, caches and state; models stay in the user's cache
+	rm -rf $(VENV) .sled .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+
+# ---- how ---------------------------------------------------------------------------------------
+
+define stubs
+	$(BIN)/python -m grpc_tools.protoc -Iprotocol --python_out=$(1) --grpc_python_out=$(1) \
+	  --mypy_out=$(1) --mypy_grpc_out=$(1) protocol/sled_protocol/v1/verifier.proto
+endef
+
+.PHONY: check-generated
+check-generated:
+	@rm -rf $(GENERATED) && mkdir -p $(GENERATED)/crds
+	@$(call stubs,$(GENERATED)) 2>/dev/null
+	@for new in $(GENERATED)/sled_protocol/v1/*; do \
+	  cmp -s $$new protocol/sled_protocol/v1/$${new##*/} || { echo "$${new##*/} is not what verifier.proto gives: run make proto"; exit 1; }; done
+	@$(BIN)/python -m sled_operator.spec.crd $(GENERATED)/crds
+	@for new in $(GENERATED)/crds/*; do \
+	  cmp -s $$new crds/$${new##*/} || { echo "crds/$${new##*/} is not what sled_operator.spec gives: run make crds"; exit 1; }; done
+	@echo "generated files are unchanged"
+
+# A stamp is newer than pyproject.toml while the environment is what it says.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "SLED needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu install python3-venv"; rm -rf $(VENV); exit 1; }
+	@$(INSTALL) --upgrade pip
+
+$(CLI): pyproject.toml | $(VENV)/bin/python
+	@test -e $(DEV) || { echo "installing what sled needs to run (about 80 MB)"; $(INSTALL) -e '.[cli]'; }
+	@if test -e $(DEV); then $(MAKE) --no-print-directory $(DEV); fi
+	@touch $@
+
+$(DEV): pyproject.toml | $(VENV)/bin/python
+	@echo "installing what developers need (about 200 MB)"
+	@$(INSTALL) -e '.[dev]'
+	@touch $(CLI) $@

@@ -70,6 +70,7 @@ class Connector:
         self._failed_attempts = 0
         self._changed = asyncio.Event()
         self._closed = False
+        self._told: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -195,6 +196,7 @@ class Connector:
         if self._connections > 1:
             self._observer.count_reconnect()
         target = fresh.target
+        self._told.pop(target.endpoint, None)
         where = fields(endpoint=target.endpoint, replica=target.replica, model=target.model_name)
         log.info("connected to a verifier", extra=where)
         if old is None:
@@ -227,4 +229,7 @@ class Connector:
         self._trouble = VerifierUnavailable(reason.reason, str(reason), retry_after)
         self._changed.set()
         where = fields(endpoint=endpoint, reason=reason.reason, detail=str(reason))
-        log.warning("no stream to a verifier", extra=where)
+        # An absence of hours is told once.
+        level = logging.DEBUG if self._told.get(endpoint) == reason.reason else logging.WARNING
+        self._told[endpoint] = reason.reason
+        log.log(level, "no stream to a verifier", extra=where)

@@ -42,7 +42,9 @@ class LoopSettings:
     mode: DraftingMode = DraftingMode.REJECTION
     policy: OfflinePolicy = OfflinePolicy.REFUSE
     draft_ahead: bool = False
-    """Work on the next draft while a verdict is in flight; of no use where the verifier shares the processor."""
+    """Work on the next draft while a verdict is in flight; of no use where the verifier shares the processor. The prompt is
+    read during the first round in any case.
+    """
     sequences: int = 4
     max_waiting: int = 32
     wait_seconds: float = 60.0
@@ -83,6 +85,8 @@ class SpeculationLoop:
         self._known_target: Target | None = None
         self._numbers = itertools.count(1)
         self._draining = False
+        self._broken_off = False
+        self._steps: set[asyncio.Timeout] = set()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """See `TokenGenerator.generate`."""
@@ -100,7 +104,7 @@ class SpeculationLoop:
             stack.callback(generation.close)
             finished = False
             while not finished:
-                delta = await generation.step()
+                delta = await self._step(generation)
                 finished = delta.finish is not None
                 yield delta
             self._learn(generation)
@@ -125,16 +129,36 @@ class SpeculationLoop:
         """From now on new requests, and those in line, are refused with `draining`; running ones go on."""
         self._draining = True
 
-    async def close(self, grace_seconds: float = 0.0) -> None:
-        """Let running generations finish for so long, then close link and drafter. What still runs fails typed."""
+    def break_off(self) -> None:
+        """End running generations between two deltas, with `draining`; new ones are refused."""
         self.refuse_new()
-        if self._seats.taken and grace_seconds > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._seats.wait_empty(), grace_seconds)
-        if self._seats.taken:
-            log.warning("closing with text under way", extra=fields(generations=self._seats.taken))
+        self._broken_off = True
+        if self._steps:
+            log.warning("breaking off", extra=fields(generations=len(self._steps)))
+        for bound in self._steps:
+            bound.reschedule(asyncio.get_running_loop().time())
+
+    async def close(self) -> None:
+        """Break off what runs, then close link and drafter."""
+        self.break_off()
         await self._link.close()
         await self._worker.close()
+
+    async def _step(self, generation: Generation) -> Delta:
+        """One step that `break_off` can end."""
+        if self._broken_off:
+            raise _draining()
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                self._steps.add(bound)
+                return await generation.step()
+        except TimeoutError:
+            if not self._broken_off:
+                raise
+            raise _draining() from None
+        finally:
+            self._steps.discard(bound)
 
     @property
     def _alone(self) -> bool:

@@ -19,7 +19,9 @@ from sled_edge.service import EdgeService, StartFailed
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 10
-"""From SIGTERM until texts under way are broken off."""
+"""From SIGTERM until texts under way are broken off with a typed error."""
+REPLY_SECONDS = 3
+"""For that error to reach the clients; then connections are cut."""
 MAX_CONNECTIONS = 512
 LOOK_SECONDS = 0.05
 
@@ -47,7 +49,8 @@ def bind(address: str) -> socket.socket:
 
 
 async def serve(config: EdgeConfig) -> None:
-    """Run until SIGTERM or SIGINT, then end in order within `GRACE_SECONDS` and a little.
+    """Run until SIGTERM or SIGINT, then end in order within `GRACE_SECONDS` + `REPLY_SECONDS`
+    and a little.
 
     A second signal ends the process at once, with 128 + its number.
 
@@ -60,7 +63,7 @@ async def serve(config: EdgeConfig) -> None:
         try:
             await _serve_http(service, listener, stop)
         finally:
-            await service.close(grace_seconds=0.0)
+            await service.close()
     log.info("stopped")
 
 
@@ -88,7 +91,9 @@ async def _serve_http(service: EdgeService, listener: socket.socket, stop: async
         log.info("stopping", extra=fields(grace_seconds=GRACE_SECONDS))
         service.loop.refuse_new()
         server.should_exit = True
+        ending = asyncio.get_running_loop().call_later(GRACE_SECONDS, service.loop.break_off)
         await serving
+        ending.cancel()
     finally:
         for task in (announcing, stopping):
             task.cancel()
@@ -106,7 +111,7 @@ def _http_config(service: EdgeService) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS + REPLY_SECONDS,
     )
 
 

@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 ALONE_TOKENS = 4
 """Tokens that the draft model writes alone before it looks for the verifier again."""
 MAX_DRAFT_FAILURES = 3
-PROMPT_TOKENS_READ_FIRST = 256
-"""A longer prompt is sent at once, without a draft, before the draft model reads it."""
 _NO_DRAFT = Proposal(())
 
 
@@ -142,15 +140,14 @@ class Generation:
         if kept is None or not kept.tokens:
             return await self._draft()
         rules = self._context.rules()
-        room = self._session.draft_room(rules)
-        return self._sendable(kept, min(room, self._session.trim_draft(kept.tokens, rules)))
+        keep = min(self._session.draft_room(rules), self._session.trim_draft(kept.tokens, rules))
+        bound = self._bound()
+        # The verdict may have asked for less since.
+        return self._sendable(kept, keep if bound is None else min(keep, bound))
 
     def _starts_plain(self) -> bool:
-        """A draft model that has the prompt to read first must not hold up the verifier, which has it to read too."""
-        context, session = self._context, self._session
-        if session.committed_length or not context.worker.info.generates:
-            return False
-        return context.draft_ahead or len(session.prompt_tokens) > PROMPT_TOKENS_READ_FIRST
+        """A draft model has the prompt to read first: it does so while the verifier reads it too."""
+        return not self._session.committed_length and self._context.worker.info.generates
 
     async def _draft(self) -> Proposal:
         """A new draft, ready to send: within all limits, nothing after an end token."""
@@ -177,9 +174,7 @@ class Generation:
         rules = context.rules()
         wanted_tokens = session.draft_room(rules) - len(draft.tokens)
         ends = session.trim_draft((*draft.tokens, -1), rules) <= len(draft.tokens)
-        if not context.draft_ahead or ends or wanted_tokens < 2 or context.worker.wanted:
-            return
-        if self._draft_failures >= MAX_DRAFT_FAILURES or not self._ahead_record.worth():
+        if ends or wanted_tokens < 2 or not self._ahead_pays():
             return
         # A policy of its own: the one of this round is still to learn from the verdict.
         lengths = copy.deepcopy(self.lengths)
@@ -195,6 +190,14 @@ class Generation:
                 guess_twin(session.sampling),
                 lengths.keep_drafting,
             )
+
+    def _ahead_pays(self) -> bool:
+        context = self._context
+        if not context.worker.info.generates or self._draft_failures >= MAX_DRAFT_FAILURES:
+            return False
+        if self._starts_plain():
+            return True
+        return context.draft_ahead and not context.worker.wanted and self._ahead_record.worth()
 
     def _settle_ahead(self, draft: RoundDraft, verdict: RoundVerdict) -> None:
         if self._ahead is None:
@@ -236,12 +239,14 @@ class Generation:
         return min(self._hint, target.max_draft_tokens)
 
     def _learn(self, proposal: Proposal, verdict: RoundVerdict, waited_seconds: float) -> None:
-        """Time that was hidden behind a verdict costs nothing, so the policy learns what was waited for."""
+        """The policy learns what a draft costs: neither time that was hidden behind a verdict nor the drafter's reading
+        of the prompt, which was waited for but is not the draft's.
+        """
         self._hint = verdict.max_draft_tokens_hint
         self.lengths.observe(
             len(proposal.tokens),
             verdict.accepted,
-            waited_seconds,
+            min(waited_seconds, proposal.draft_seconds),
             verdict.round_trip_seconds,
             proposal.confidences,
             verdict.verified,

@@ -105,13 +105,13 @@ class EdgeService:
         )
         return VocabularyGate(app, self.tokenizer, self.metrics)
 
-    async def close(self, grace_seconds: float) -> None:
-        """Let running texts finish for so long, then end the stream and free the drafter."""
+    async def close(self) -> None:
+        """Break off what still runs, end the stream, free the drafter."""
         if self._fetching is not None:
             self._fetching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._fetching
-        await self.loop.close(grace_seconds)
+        await self.loop.close()
 
 
 class VocabularyGate:

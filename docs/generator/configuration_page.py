@@ -1,13 +1,8 @@
-"""Writes docs/reference/configuration.md from the configuration models, so that it cannot drift. `--check` only compares.
-
-Must not be imported by the product.
-"""
+"""The page on verifier.yaml and edge.yaml, from the models that read them."""
 
 from __future__ import annotations
 
-import argparse
 import enum
-import sys
 import typing
 from pathlib import Path
 
@@ -16,7 +11,6 @@ from pydantic.fields import FieldInfo
 from sled_edge.config import EdgeConfig
 from sled_verifier.config import VerifierConfig
 
-TARGET = Path(__file__).parent / "reference" / "configuration.md"
 INTRODUCTION = """# Configuration of the processes
 
 Generated from the models in `sled_verifier.config` and `sled_edge.config` by `make docs`; edit those.
@@ -104,21 +98,3 @@ def page() -> str:
         parts.append(f"## {title}\n\n| setting | type | default | allowed | meaning |\n|---|---|---|---|---|")
         parts.append("\n".join(rows(model)) + "\n")
     return "\n".join(parts)
-
-
-def main() -> int:
-    """Write the page, or compare it; 1 = it differs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    text = page()
-    if parser.parse_args().check:
-        if TARGET.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{TARGET.name} is out of date: run `make docs`", file=sys.stderr)
-        return 1
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
