@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sled_edge.config import ConfigError, EdgeConfig, load_config
 from sled_edge.log import configure_logging
+from sled_protocol.limits import MAX_DEVICE_ID_BYTES
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the process; returns 0 after an orderly end, 1 when it cannot start, 2 for a bad configuration."""
     options = _parser().parse_args(arguments)
     try:
-        config = load_config(options.config)
+        config = _named(load_config(options.config), options.device_id)
         _check_files(config)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -41,6 +42,15 @@ def _run(config: EdgeConfig) -> int:
         print(f"sled-edge cannot start: {error}", file=sys.stderr)
         return EXIT_FAILED
     return 0
+
+
+def _named(config: EdgeConfig, device_id: str | None) -> EdgeConfig:
+    """The configuration with the name that only the device knows, where one file serves many."""
+    if device_id is None:
+        return config
+    if not device_id.isprintable() or not 0 < len(device_id.encode()) <= MAX_DEVICE_ID_BYTES:
+        raise ConfigError(f"--device-id must be printable, 1 to {MAX_DEVICE_ID_BYTES} bytes long")
+    return config.model_copy(update={"device_id": device_id})
 
 
 def _check_files(config: EdgeConfig) -> None:
@@ -77,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config", type=Path, required=True, metavar="FILE", help="the device's edge.yaml"
+    )
+    parser.add_argument(
+        "--device-id",
+        metavar="NAME",
+        help="replaces deviceId, where one configuration serves many devices",
     )
     parser.add_argument(
         "--check",

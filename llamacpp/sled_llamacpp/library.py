@@ -51,6 +51,15 @@ def find_library(path: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
+def _let_waiting_threads_sleep() -> None:
+    # OpenMP's compute threads spin while they wait for each other. That gains little on an idle
+    # machine, and on one that also runs something else (a verifier beside drafters, an application
+    # beside a drafter) a spinning thread keeps the one it waits for off its core: steps then take
+    # many times as long. Read once, when the library is loaded; an operator's own setting stands.
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 class Library:
     """llama.cpp loaded into this process. Use `Library.load`; one instance per file and process.
 
@@ -79,6 +88,7 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _let_waiting_threads_sleep()
         self.ffi: Any = cffi.FFI()
         self.ffi.cdef(DECLARATIONS)
         try:

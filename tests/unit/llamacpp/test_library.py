@@ -31,6 +31,30 @@ def test_the_wheel_is_found_without_importing_it() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({}, "passive None"),
+        ({"OMP_WAIT_POLICY": "active"}, "active None"),
+        ({"GOMP_SPINCOUNT": "5000"}, "None 5000"),
+    ],
+)
+def test_waiting_threads_sleep_unless_set_otherwise(setting: dict[str, str], expected: str) -> None:
+    script = (
+        "import os; from sled_llamacpp.library import Library; Library.load();"
+        "print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": ":".join(sys.path), **setting},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
+
+
 def test_loading_twice_gives_the_same_library() -> None:
     assert Library.load() is Library.load()
 

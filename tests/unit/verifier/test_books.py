@@ -1,0 +1,127 @@
+"""Tallies, windows, registries and hints: the small bookkeeping parts, each within its bound."""
+
+from __future__ import annotations
+
+import pytest
+
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_verifier.devices import MAX_STREAMS_PER_DEVICE, DeviceRegistry
+from sled_verifier.hint import DraftHint
+from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.rounds import Load, RoundVerdict
+from sled_verifier.tally import MAX_DRAFT_MODELS, OTHER, Tally
+from sled_verifier.window import Window
+
+
+def verdict(accepted: int, verified: int) -> RoundVerdict:
+    return RoundVerdict(0, accepted, verified, 1, accepted == verified, 0.1, 0.2, 4, Load())
+
+
+def test_reasons_are_those_of_the_wire() -> None:
+    wire = {
+        name.removeprefix("REFUSAL_REASON_"): number for name, number in pb.RefusalReason.items()
+    }
+    assert {reason.name: reason.value for reason in Reason} | {"UNSPECIFIED": 0} == wire
+    assert Reason.QUEUE_FULL.label == "queue_full"
+
+
+def test_a_window_forgets_what_is_old_and_what_is_too_much() -> None:
+    window = Window(seconds=10, capacity=4)
+    assert window.quantiles((0.5, 0.95), 0.0) == (0.0, 0.0)
+    for second in range(8):
+        window.add(float(second), float(second))
+    assert window.quantiles((0.0, 0.5, 1.0), 7.0) == (4.0, 6.0, 7.0)
+    assert window.quantiles((0.0, 1.0), 16.5) == (7.0, 7.0)
+    assert window.quantiles((0.5,), 18.0) == (0.0,)
+
+
+def test_the_tally_adds_up() -> None:
+    tally = Tally()
+    keys = [tally.connect("tiny", "pi5", device) for device in ("a", "a", "b")]
+    tally.round_answered(keys[0], verdict(2, 4), 300)
+    tally.round_answered(keys[2], verdict(0, 0), 0)
+    assert (tally.rounds, tally.draft_tokens, tally.accepted_tokens) == (2, 4, 2)
+    assert tally.output_tokens == 4
+    model = tally.draft_models[("tiny", "pi5")]
+    assert (model.rounds, model.draft_micros, len(model.devices)) == (2, 300, 2)
+    tally.disconnect(keys[0], "a")
+    assert len(model.devices) == 2
+    tally.disconnect(keys[1], "a")
+    assert len(model.devices) == 1
+
+
+def test_devices_cannot_invent_labels_without_end() -> None:
+    tally = Tally()
+    keys = {tally.connect(f"model-{n}", "x", "d") for n in range(1000)}
+    assert len(keys) == MAX_DRAFT_MODELS + 1
+    assert OTHER in keys
+    assert tally.connect("", "", "d") == OTHER
+
+
+def test_the_registry_forgets_devices_that_left() -> None:
+    registry = DeviceRegistry(max_sequences_per_device=2)
+    for _ in range(MAX_STREAMS_PER_DEVICE):
+        registry.connect("a")
+    with pytest.raises(Refusal) as caught:
+        registry.connect("a")
+    assert caught.value.reason is Reason.TOO_MANY_SEQUENCES
+    registry.connect("b")
+    registry.take_sequence("a")
+    registry.take_sequence("a")
+    with pytest.raises(Refusal):
+        registry.take_sequence("a")
+    registry.take_sequence("b")
+    registry.give_sequence("a")
+    registry.take_sequence("a")
+    assert registry.connected == 2
+    for _ in range(MAX_STREAMS_PER_DEVICE):
+        registry.disconnect("a")
+    assert registry.connected == 1
+
+
+# ---- the hint
+
+
+def busy_hint(*, token_seconds: float, idle_share: float = 0.0, sequences: int = 8) -> int:
+    """What is recommended after 200 steps of varying size at this cost and load, four of five draft tokens accepted."""
+    hint = DraftHint(8)
+    now = 0.0
+    for step in range(200):
+        tokens = sequences * (2 + step % 5)
+        seconds = 0.02 + token_seconds * tokens
+        now += seconds / (1 - idle_share)
+        hint.observe(tokens, sequences, seconds, now)
+        hint.judged(4, 8)
+    return hint.draft_tokens
+
+
+def test_without_experience_everything_is_allowed() -> None:
+    assert DraftHint(8).draft_tokens == 8
+
+
+def test_an_engine_with_time_to_spare_does_not_hold_anybody_back() -> None:
+    assert busy_hint(token_seconds=0.01, idle_share=0.5) == 8
+
+
+def test_nearly_free_tokens_are_worth_drafting_at_full_load() -> None:
+    assert busy_hint(token_seconds=1e-6) == 8
+
+
+def test_where_arithmetic_is_the_limit_drafting_is_not_worth_it() -> None:
+    assert busy_hint(token_seconds=0.05) == 0
+
+
+def test_between_the_two_the_hint_is_between() -> None:
+    lengths = [
+        busy_hint(token_seconds=cost) for cost in (1e-5, 3e-4, 1e-3, 3e-3, 1e-2)
+    ]
+    assert lengths == sorted(lengths, reverse=True)
+    assert 0 < lengths[2] < 8
+
+
+def test_steps_that_are_all_alike_teach_nothing() -> None:
+    hint = DraftHint(8)
+    for step in range(200):
+        hint.observe(40, 8, 0.1, 0.1 * (step + 1))
+        hint.judged(4, 8)
+    assert hint.draft_tokens == 8

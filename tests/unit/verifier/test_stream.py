@@ -1,0 +1,100 @@
+"""One device's stream without gRPC: its outbox is bounded, and a device that does not read is not read from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from sled_testkit.verifier_device import close_frame, draft_frame, open_frame
+
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_verifier.auth import Grant, OpenDoor
+from sled_verifier.batched import BatchedBackend
+from sled_verifier.engine.fake import FakeEngine, ToyModel
+from sled_verifier.frames import Greeting
+from sled_verifier.limits import Limits
+from sled_verifier.metrics import Metrics
+from sled_verifier.service import Service
+from sled_verifier.stream import OUTBOX_FRAMES, DeviceStream
+
+TARGET = ToyModel(vocab_size=64)
+PROMPT = [1, 2, 3]
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    limits = Limits()
+    async with BatchedBackend(FakeEngine(model=TARGET), limits) as backend:
+        yield Service(
+            backend, limits, OpenDoor(), Metrics("toy"), replica="r", engine="batched/fake"
+        )
+
+
+def stream_of(service: Service) -> DeviceStream:
+    return DeviceStream(service, Grant(b"", None), Greeting(1, "pi-1", "pi5", "tiny"))
+
+
+async def answer(stream: DeviceStream) -> pb.ServerFrame:
+    frame = await stream.next_frame()
+    stream.sent()
+    return frame
+
+
+async def test_open_draft_close(service: Service) -> None:
+    stream = stream_of(service)
+    await stream.handle(open_frame(1, PROMPT))
+    assert (await answer(stream)).opened.sequence == 1
+    await stream.handle(draft_frame(1, PROMPT, ()))
+    verdict = (await answer(stream)).verdict
+    assert verdict.next_token == TARGET.greedy(PROMPT, 1)[0]
+    await stream.settle()
+    await stream.handle(close_frame(1))
+    assert service.backend.stats().load.active_sequences == 0
+    stream.finish()
+    assert service.devices.connected == 0
+
+
+async def test_a_full_outbox_stops_the_reading(service: Service) -> None:
+    stream = stream_of(service)
+    unknown = draft_frame(7, PROMPT, ())
+
+    async def flood() -> None:
+        while True:
+            await stream.handle(unknown)
+
+    flooding = asyncio.create_task(flood())
+    for _ in range(3):
+        # However long the device reads nothing, nothing more is taken in.
+        await asyncio.wait((flooding,), timeout=0.01)
+        assert service.tally.refusals.total() == OUTBOX_FRAMES + 1
+    await answer(stream)
+    await asyncio.wait((flooding,), timeout=0.01)
+    assert service.tally.refusals.total() == OUTBOX_FRAMES + 2
+    flooding.cancel()
+    await asyncio.wait((flooding,))
+    stream.finish()
+
+
+async def test_finish_gives_everything_back(service: Service) -> None:
+    stream = stream_of(service)
+    for sequence in (1, 2, 3):
+        await stream.handle(open_frame(sequence, [sequence] * 500))
+        await stream.handle(draft_frame(sequence, [sequence] * 500, ()))
+    stream.finish()
+    stats = service.backend.stats()
+    assert stats.load.active_sequences == stats.load.queue_depth == 0
+    assert service.devices.connected == 0
+    assert not service.tally.draft_models[("tiny", "pi5")].devices
+
+
+async def test_a_refused_open_does_not_count_against_the_device(service: Service) -> None:
+    stream = stream_of(service)
+    for sequence in range(1, 20):
+        await stream.handle(open_frame(sequence, [1] * 5000))
+        refused = (await answer(stream)).refused
+        assert refused.reason == pb.REFUSAL_REASON_PROMPT_TOO_LONG
+    await stream.handle(open_frame(1, PROMPT))
+    assert (await answer(stream)).WhichOneof("frame") == "opened"
+    stream.finish()

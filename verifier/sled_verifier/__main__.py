@@ -1,0 +1,117 @@
+"""`sled-verifier --config FILE`: one replica as a process. Signals, exit codes and the order of
+things; nothing else.
+
+Exit codes: 0 stopped as asked, 1 failed while running, 2 unusable configuration, 128 + n cut short
+by a second signal n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sled_verifier.config import VerifierConfig, load_config
+from sled_verifier.engine.factory import build_engine
+from sled_verifier.logs import configure_logging
+from sled_verifier.refusal import ConfigError
+from sled_verifier.server import VerifierServer
+
+_log = logging.getLogger("sled_verifier")
+
+EXIT_FAILED = 1
+EXIT_BAD_CONFIG = 2
+MAX_REPLICA_BYTES = 253
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sled-verifier",
+        description="Verify the drafts of many devices with one target model.",
+        epilog="SIGTERM or SIGINT drains: rounds in flight are answered, devices are told to go "
+        "elsewhere. A second signal stops at once.",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="verifier.yaml")
+    parser.add_argument(
+        "--replica", metavar="NAME", help="replaces replica, where one configuration serves many"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether the configuration is usable"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until a signal; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = _named(load_config(options.config), options.replica)
+        if options.check:
+            print(f"{options.config}: usable")
+            return 0
+        configure_logging(config.log_level)
+        return asyncio.run(_serve(config))
+    except ConfigError as error:
+        print(f"sled-verifier: {error}", file=sys.stderr)
+        return EXIT_BAD_CONFIG
+
+
+def _named(config: VerifierConfig, replica: str | None) -> VerifierConfig:
+    """The configuration with the name that only this process knows."""
+    if replica is None:
+        return config
+    if not replica.isprintable() or not 0 < len(replica.encode()) <= MAX_REPLICA_BYTES:
+        raise ConfigError(f"--replica must be printable, 1 to {MAX_REPLICA_BYTES} bytes long")
+    return config.model_copy(update={"replica": replica})
+
+
+async def _serve(config: VerifierConfig) -> int:
+    stop = _watch_signals()
+    loading = asyncio.ensure_future(asyncio.to_thread(build_engine, config))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        _log.info("stopped while loading the model")
+        # The loader thread cannot be interrupted, and nothing it holds outlives the process.
+        os._exit(0)
+    stopping.cancel()
+    async with VerifierServer(config, loading.result()) as server:
+        print(
+            f"sled-verifier {config.replica}: {config.model.name} ready on {server.address}, "
+            f"metrics on {server.metrics_address}",
+            flush=True,
+        )
+        failed = asyncio.ensure_future(server.backend.failed.wait())
+        asked = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((failed, asked), return_when=asyncio.FIRST_COMPLETED)
+        for task in (failed, asked):
+            task.cancel()
+        if server.backend.failed.is_set():
+            return EXIT_FAILED
+        await server.drain("the replica is shutting down")
+    _log.info("stopped")
+    return 0
+
+
+def _watch_signals() -> asyncio.Event:
+    """An event that the first signal sets; the second one ends the process at once."""
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Prometheus metrics of one replica: vLLM's names where vLLM has the figure, `sled_` for the rest.
+Must not compute anything.
+
+Acceptance rate: rate(vllm:spec_decode_num_accepted_tokens_total) /
+rate(vllm:spec_decode_num_draft_tokens_total). Output tokens per target pass of a sequence: 1 +
+rate(accepted tokens) / rate(vllm:spec_decode_num_drafts_total).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sled_verifier.backend import BackendStats
+from sled_verifier.job import Job, JobResult
+from sled_verifier.refusal import Reason
+from sled_verifier.rounds import RoundVerdict
+from sled_verifier.tally import DraftModelKey
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics:
+    """All metrics of one replica in a registry of their own; implements `batched.StepObserver`."""
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model_name
+        self._drafts = self._counter("vllm:spec_decode_num_drafts", "Drafts verified.")
+        self._draft_tokens = self._counter(
+            "vllm:spec_decode_num_draft_tokens", "Draft tokens verified."
+        )
+        self._accepted = self._counter(
+            "vllm:spec_decode_num_accepted_tokens", "Draft tokens accepted."
+        )
+        self._accepted_per_position = self._counter(
+            "vllm:spec_decode_num_accepted_tokens_per_pos",
+            "Draft tokens accepted, by position in the draft.",
+            "position",
+        )
+        self._prompt = self._counter("vllm:prompt_tokens", "Prompt tokens of opened sequences.")
+        self._generated = self._counter("vllm:generation_tokens", "Output tokens.")
+        self._refusals = self._counter("sled_refusals", "Requests refused, by reason.", "reason")
+        self._rounds = self._counter(
+            "sled_rounds", "Rounds answered, by draft model.", "draft_model", "device_class"
+        )
+        self._model_drafts = self._counter(
+            "sled_draft_tokens", "Draft tokens, by draft model.", "draft_model", "device_class"
+        )
+        self._model_accepted = self._counter(
+            "sled_accepted_tokens",
+            "Accepted tokens, by draft model.",
+            "draft_model",
+            "device_class",
+        )
+        self._queue_seconds = self._histogram(
+            "sled_queue_seconds", "Time from a draft's arrival to its step.", _SECONDS
+        )
+        self._step_seconds = self._histogram("sled_step_seconds", "Duration of a step.", _SECONDS)
+        self._batch_tokens = self._histogram(
+            "sled_batch_tokens", "Tokens of a step over all sequences.", _TOKENS
+        )
+        self._batch_sequences = self._histogram(
+            "sled_batch_sequences", "Sequences of a step.", _TOKENS
+        )
+        for reason in Reason:
+            self._refusals.labels(self._model, reason.label)
+
+    def watch(self, stats: Callable[[], BackendStats], devices: Callable[[], int]) -> None:
+        """Read these at every scrape, in the scraping thread."""
+        self.registry.register(_LoadCollector(self._model, stats, devices))
+
+    def step_done(self, job: Job, result: JobResult) -> None:
+        """See `StepObserver.step_done`."""
+        self._step_seconds.labels(self._model).observe(result.step_seconds)
+        self._batch_tokens.labels(self._model).observe(job.step_tokens)
+        self._batch_sequences.labels(self._model).observe(len(job.items))
+
+    def round_answered(self, verdict: RoundVerdict) -> None:
+        """See `StepObserver.round_answered`."""
+        self._queue_seconds.labels(self._model).observe(verdict.queue_seconds)
+        self._generated.labels(self._model).inc(verdict.accepted + 1)
+        if not verdict.verified:
+            return
+        self._drafts.labels(self._model).inc()
+        self._draft_tokens.labels(self._model).inc(verdict.verified)
+        self._accepted.labels(self._model).inc(verdict.accepted)
+        for position in range(verdict.accepted):
+            self._accepted_per_position.labels(self._model, str(position)).inc()
+
+    def device_round(self, key: DraftModelKey, verdict: RoundVerdict) -> None:
+        """A device got a verdict; `key` comes from a bounded set."""
+        self._rounds.labels(self._model, *key).inc()
+        self._model_drafts.labels(self._model, *key).inc(verdict.verified)
+        self._model_accepted.labels(self._model, *key).inc(verdict.accepted)
+
+    def sequence_opened(self, prompt_tokens: int) -> None:
+        """A sequence was admitted."""
+        self._prompt.labels(self._model).inc(prompt_tokens)
+
+    def refused(self, reason: Reason) -> None:
+        """A request was refused."""
+        self._refusals.labels(self._model, reason.label).inc()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        counter = Counter(name, text, ("model_name", *labels), registry=self.registry)
+        if not labels:
+            counter.labels(self._model)
+        return counter
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(name, text, ("model_name",), buckets=buckets, registry=self.registry)
+        histogram.labels(self._model)
+        return histogram
+
+
+class _LoadCollector(Collector):
+    """Gauges and totals that the backend keeps itself."""
+
+    def __init__(
+        self, model: str, stats: Callable[[], BackendStats], devices: Callable[[], int]
+    ) -> None:
+        self._model = model
+        self._stats = stats
+        self._devices = devices
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry at a scrape."""
+        stats = self._stats()
+        gauges = (
+            ("vllm:num_requests_running", "Sequences that hold a slot.", stats.resident_sequences),
+            ("vllm:num_requests_waiting", "Drafts that wait for a step.", stats.load.queue_depth),
+            ("sled_sequences", "Open sequences.", stats.load.active_sequences),
+            ("sled_evicted_sequences", "Open sequences without a slot.", stats.evicted_sequences),
+            ("sled_connected_devices", "Devices with a stream.", self._devices()),
+        )
+        for name, text, value in gauges:
+            gauge = GaugeMetricFamily(name, text, labels=("model_name",))
+            gauge.add_metric((self._model,), value)
+            yield gauge
+        totals = (
+            ("sled_steps", "Steps run.", stats.steps_total),
+            ("sled_evictions", "Sequences that lost their slot.", stats.evictions_total),
+            ("sled_prefill_tokens", "Prefix tokens computed.", stats.prefill_tokens_total),
+            (
+                "sled_prefix_cached_tokens",
+                "Prefix tokens copied or kept instead of computed.",
+                stats.prefix_cached_tokens_total,
+            ),
+            ("sled_engine_failures", "Steps that failed.", stats.engine_failures_total),
+        )
+        for name, text, value in totals:
+            counter = CounterMetricFamily(name, text, labels=("model_name",))
+            counter.add_metric((self._model,), value)
+            yield counter

@@ -1,0 +1,75 @@
+"""The values that pass between servicer, backend and engine thread. Must not know the wire format
+or any engine.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from sled_protocol.distribution import DraftDistribution
+from sled_speculation.sampling import SamplingParams
+
+TOKEN_ARRAY = "I"
+"""Type code of token arrays: unsigned, at least 32 bits. Four bytes a token keep soft state small.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """A sequence to start or resume; ids are inside the vocabulary and the prompt has at least one
+    token.
+    """
+
+    device_id: str
+    prompt_tokens: array[int]
+    committed_tokens: array[int]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A sequence that was admitted. `cached_tokens` were resident already (prefix sharing)."""
+
+    key: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """One round's proposal. `distributions` is empty (point masses) or as long as `draft_tokens`.
+
+    `deadline_seconds` None takes the backend's default, which prompt computation extends.
+    """
+
+    committed_length: int
+    prefix_hash: int
+    draft_tokens: tuple[int, ...]
+    distributions: tuple[DraftDistribution, ...] = ()
+    deadline_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a backend is."""
+
+    queue_depth: int = 0
+    active_sequences: int = 0
+    step_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundVerdict:
+    """The verdict on one draft: `accepted` draft tokens from the first on, then `next_token` (bonus
+    or recovered).
+    """
+
+    committed_length: int
+    accepted: int
+    verified: int
+    next_token: int
+    bonus: bool
+    queue_seconds: float
+    compute_seconds: float
+    max_draft_tokens_hint: int
+    load: Load

@@ -1,0 +1,296 @@
+"""The verifier's whole state and its transitions: schedule a step, apply its result. Must not run
+anything or read a clock.
+
+Every method takes the time as `now` (seconds, any origin) and returns values, so that a live
+server, a test and a simulator drive the same code. One caller at a time; between `plan` and the
+`apply` of that job everything but `plan` may be called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sled_speculation.acceptance import Judgement
+from sled_verifier.admission import check_draft, check_open
+from sled_verifier.batcher import Share, Work, plan_step
+from sled_verifier.engine.base import EngineInfo
+from sled_verifier.job import Job, JobFailure, JobItem, JobResult, Trial
+from sled_verifier.limits import Limits
+from sled_verifier.queue import Round, RoundQueue
+from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.residency import Residency, log_held
+from sled_verifier.rounds import Admission, DraftRequest, Load, OpenRequest, RoundVerdict
+from sled_verifier.session import Session
+from sled_verifier.slots import Occupancy, SlotPolicy
+
+MAX_ATTEMPTS = 3
+"""Steps that a round may be in while others in them make the engine fail."""
+DECODING_SECONDS = 1.0
+"""A round this recent means that more are on their way, so prompts keep to their share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one round."""
+
+    key: int
+    draft: DraftRequest
+    result: RoundVerdict | Refusal
+
+
+class Scheduler:
+    """Sessions, waiting rounds and slots of one engine."""
+
+    def __init__(self, info: EngineInfo, limits: Limits, policy: SlotPolicy | None = None) -> None:
+        self.info = info
+        self.limits = limits
+        self.hint_tokens = limits.max_draft_tokens
+        """Draft length that verdicts recommend; the owner of the scheduler updates it."""
+        self.residency = Residency(info.slots, policy or SlotPolicy(), self._occupancy)
+        self._budget = limits.budget(info.max_step_tokens)
+        self._sessions: dict[int, Session] = {}
+        self._queue = RoundQueue(limits.max_queue)
+        self._in_flight: dict[int, Round | None] = {}
+        self._closing: dict[int, Session] = {}
+        self._next_key = 1
+        self._last_round_at = float("-inf")
+        self._step_tokens = 0
+
+    # ---- what devices ask for
+
+    def open(self, request: OpenRequest, now: float) -> Admission:
+        """Admit a sequence; its prompt is computed from the next step on.
+
+        Raises:
+            Refusal: see `admission.check_open`.
+        """
+        check_open(request, self.info, self.limits, len(self._sessions))
+        session = Session(self._next_key, request, now)
+        self._next_key += 1
+        self._sessions[session.key] = session
+        return Admission(session.key, self.residency.expect(session))
+
+    def submit(self, key: int, draft: DraftRequest, now: float) -> RoundVerdict | None:
+        """Queue one round; or its verdict at once when this very draft was answered before.
+
+        Raises:
+            Refusal: UNKNOWN_SEQUENCE, ROUND_IN_FLIGHT, STALE_PREFIX, QUEUE_FULL, and see
+                `admission.check_draft`.
+        """
+        session = self._sessions.get(key)
+        if session is None:
+            raise Refusal(Reason.UNKNOWN_SEQUENCE, "no such sequence here; open it again")
+        if key in self._queue or self._in_flight.get(key) is not None:
+            raise Refusal(
+                Reason.ROUND_IN_FLIGHT, "the sequence's previous draft has no verdict yet"
+            )
+        answered = session.replay(draft)
+        if answered is not None:
+            return answered
+        check_draft(session, draft, self.info, self.limits)
+        seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
+        patient = draft.deadline_seconds is None
+        self._queue.add(Round(key, draft, now, now + seconds, patient), retry_after_ms=200)
+        session.last_used = now
+        return None
+
+    def withdraw(self, key: int) -> None:
+        """Nobody waits for this sequence's round any more; one that is running completes
+        unheard.
+        """
+        self._queue.take(key)
+
+    def close(self, key: int) -> None:
+        """End a sequence and free everything it holds; unknown keys are ignored."""
+        session = self._sessions.pop(key, None)
+        if session is None:
+            return
+        self._queue.take(key)
+        if key in self._in_flight:
+            self._closing[key] = session
+            self.residency.stop_computing(key)
+        else:
+            self.residency.release(key)
+
+    # ---- one step
+
+    def plan(self, now: float) -> Job | None:
+        """The next step, or None when there is nothing to run. A job must be run and applied before
+        the next plan.
+        """
+        homeless = [self._due(key) for key in self._wanted() if not self._resident(key)]
+        operations = self.residency.settle(homeless, self._sessions, now)
+        works = [self._due(key) for key in self._wanted() if self._resident(key)]
+        decoding = now - self._last_round_at < DECODING_SECONDS
+        plan = plan_step(works, self._budget, decoding=decoding)
+        for key, why in plan.held:
+            log_held(key, why)
+        items = tuple(self._item(share) for share in plan.shares)
+        if not items and not operations:
+            return None
+        return Job(tuple(operations), items)
+
+    def apply(self, job: Job, result: JobResult, now: float) -> list[Outcome]:
+        """Take over what a job did: commit outputs, record slot contents, free what was closed
+        meanwhile.
+        """
+        self._step_tokens = job.step_tokens
+        if result.failure is None:
+            judged = zip(job.items, result.judgements, strict=True)
+            outcomes = [self._apply_item(item, verdict, result, now) for item, verdict in judged]
+        else:
+            outcomes = self._apply_failure(job, result.failure)
+        self._in_flight.clear()
+        for key in self._closing:
+            self.residency.release(key)
+        closed, self._closing = self._closing, {}
+        return [outcome for outcome in outcomes if outcome and outcome.key not in closed]
+
+    def expire(self, now: float) -> list[Outcome]:
+        """Refuse the rounds whose deadline has passed."""
+        return [_late(late, now) for late in self._queue.expire(now)]
+
+    def next_deadline(self) -> float | None:
+        """When `expire` will next have something to do."""
+        return self._queue.next_deadline()
+
+    def forget_idle(self, now: float) -> int:
+        """Close sequences that no draft has touched for `idle_seconds`; returns how many."""
+        oldest = now - self.limits.idle_seconds
+        idle = [
+            key
+            for key, session in self._sessions.items()
+            if session.last_used < oldest and key not in self._queue and key not in self._in_flight
+        ]
+        for key in idle:
+            self.close(key)
+        return len(idle)
+
+    # ---- observation
+
+    @property
+    def load(self) -> Load:
+        """How busy this replica is."""
+        return Load(len(self._queue), len(self._sessions), self._step_tokens)
+
+    @property
+    def rounds_running(self) -> int:
+        """Rounds in the step that is running."""
+        return sum(1 for running in self._in_flight.values() if running is not None)
+
+    @property
+    def resident_sequences(self) -> int:
+        """Open sequences that hold a slot."""
+        return self.residency.table.owned
+
+    @property
+    def waits_for_slot(self) -> bool:
+        """True when work is held back that only time can release: plan again shortly."""
+        return any(not self._resident(key) for key in self._wanted())
+
+    # ---- inside
+
+    def _resident(self, key: int) -> bool:
+        return self.residency.table.slot_of(key) is not None
+
+    def _wanted(self) -> Iterator[int]:
+        yield from self.residency.computed()
+        for waiting in self._queue:
+            if not self.residency.computing(waiting.key):
+                yield waiting.key
+
+    def _occupancy(self, key: int) -> Occupancy:
+        if key in self._closing or key in self._in_flight or self.residency.computing(key):
+            return Occupancy.PINNED
+        return Occupancy.WAITING if key in self._queue else Occupancy.IDLE
+
+    def _due(self, key: int) -> Work:
+        session = self._sessions[key]
+        waiting = self._queue.get(key)
+        backlog = self.residency.backlog(session)
+        if waiting is None:
+            deadline = session.opened_at + self.limits.default_deadline_seconds
+            return Work(key, backlog, 0, session.opened_at, deadline)
+        tokens = len(waiting.draft.draft_tokens) + 1
+        return Work(key, backlog, tokens, waiting.arrived, waiting.deadline)
+
+    def _item(self, share: Share) -> JobItem:
+        session = self._sessions[share.key]
+        slot = self.residency.table.slot_of(share.key)
+        if slot is None:
+            raise LookupError(f"sequence {share.key} was planned without a slot")
+        start = self.residency.table.length(share.key)
+        tokens = tuple(session.tokens[start : start + share.backlog_tokens])
+        waiting = self._queue.take(share.key) if share.with_round else None
+        self._in_flight[share.key] = waiting
+        if waiting is None:
+            return JobItem(share.key, slot, start, tokens, None)
+        waiting.attempts += 1
+        draft = waiting.draft
+        position = len(session.tokens)
+        trial = Trial(
+            draft.draft_tokens, draft.distributions, session.sampling, session.seen, position
+        )
+        fed = (*tokens, session.tokens[-1], *draft.draft_tokens)
+        return JobItem(share.key, slot, start, fed, trial)
+
+    def _apply_item(
+        self, item: JobItem, judgement: Judgement | str | None, result: JobResult, now: float
+    ) -> Outcome | None:
+        session = self._sessions.get(item.key) or self._closing[item.key]
+        waiting = self._in_flight[item.key]
+        if waiting is None or judgement is None:
+            self._advance_prefix(session, item.start + len(item.tokens), now)
+            return None
+        self._last_round_at = now
+        if isinstance(judgement, str):
+            self.residency.advance(session, session.cacheable_length, now, served=True)
+            return Outcome(item.key, waiting.draft, Refusal(Reason.INTERNAL, judgement, 500))
+        verdict = RoundVerdict(
+            committed_length=waiting.draft.committed_length,
+            accepted=judgement.accepted,
+            verified=len(waiting.draft.draft_tokens),
+            next_token=judgement.next_token,
+            bonus=judgement.bonus,
+            queue_seconds=max(0.0, now - result.step_seconds - waiting.arrived),
+            compute_seconds=result.step_seconds,
+            max_draft_tokens_hint=self.hint_tokens,
+            load=self.load,
+        )
+        session.commit(waiting.draft, verdict, now)
+        self.residency.advance(session, session.cacheable_length, now, served=True)
+        return Outcome(item.key, waiting.draft, verdict)
+
+    def _advance_prefix(self, session: Session, length: int, now: float) -> None:
+        self.residency.advance(session, length, now, served=False)
+        session.last_used = now
+        for key in (session.key, *self.residency.followers(session.key)):
+            waiting = self._queue.get(key)
+            if waiting is not None and waiting.patient:
+                waiting.deadline = now + self.limits.default_deadline_seconds
+
+    def _apply_failure(self, job: Job, failure: JobFailure) -> list[Outcome | None]:
+        """Refuse the rounds in failed slots, empty those slots, and let the other rounds wait
+        again.
+        """
+        self.residency.reset(failure.emptied_slots, failure.broken_slots)
+        outcomes: list[Outcome | None] = []
+        for item in job.items:
+            waiting = self._in_flight[item.key]
+            if waiting is None:
+                continue
+            if item.slot in failure.failed_slots or waiting.attempts >= MAX_ATTEMPTS:
+                sentence = "the engine failed on this round; send the draft again"
+                refusal = Refusal(Reason.INTERNAL, sentence, retry_after_ms=500)
+                outcomes.append(Outcome(item.key, waiting.draft, refusal))
+            elif item.key in self._sessions:
+                self._queue.put_back(waiting)
+        return outcomes
+
+
+def _late(late: Round, now: float) -> Outcome:
+    sentence = f"the draft waited {now - late.arrived:.1f} seconds for a step"
+    return Outcome(
+        late.key, late.draft, Refusal(Reason.DEADLINE_EXCEEDED, sentence, retry_after_ms=500)
+    )

@@ -1,0 +1,170 @@
+"""The gRPC face of the verifier: reads frames, writes frames, maps refusals to statuses. Must not
+hold any policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from sled_protocol.limits import TOKENIZER_CHUNK_BYTES
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
+from sled_verifier import frames
+from sled_verifier.auth import Grant
+from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.service import Service
+from sled_verifier.stream import DeviceStream
+
+HELLO_SECONDS = 10.0
+"""A stream that says nothing for so long is closed."""
+
+_STATUSES = {
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
+    Reason.TOO_MANY_SEQUENCES: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+"""Status with which a refused stream or call ends; all other reasons are FAILED_PRECONDITION."""
+
+
+def status_of(reason: Reason) -> grpc.StatusCode:
+    """The one place where refusals become gRPC statuses."""
+    return _STATUSES.get(reason, grpc.StatusCode.FAILED_PRECONDITION)
+
+
+class VerifierServicer(pb_grpc.VerifierServicer):
+    """`sled.v1.Verifier` over a `Service`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def Verify(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # frames are written through the context
+        """The decoding stream."""
+        self._service.stream_began()
+        try:
+            grant = self._service.door.authenticate(context.invocation_metadata())
+            stream = await self._greet(grant, context)
+            try:
+                await self._converse(stream, context)
+            finally:
+                stream.finish()
+        except Refusal as refusal:
+            self._service.note_refusal(refusal, "", 0, loud=True)
+            await context.write(frames.refused_frame(0, refusal))
+            context.set_code(status_of(refusal.reason))
+            context.set_details(refusal.message)
+        finally:
+            self._service.stream_ended()
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:
+        """What is served."""
+        await self._authenticate(context)
+        return self._service.model
+
+    async def GetTokenizer(
+        self, request: pb.GetTokenizerRequest, context: Any
+    ) -> AsyncIterator[pb.TokenizerChunk]:
+        """The vocabulary as a GGUF file, in pieces."""
+        await self._authenticate(context)
+        data = await self._service.backend.tokenizer_gguf()
+        for start in range(0, len(data), TOKENIZER_CHUNK_BYTES):
+            chunk = data[start : start + TOKENIZER_CHUNK_BYTES]
+            yield pb.TokenizerChunk(data=chunk, total_bytes=len(data))
+
+    async def GetStats(self, request: pb.GetStatsRequest, context: Any) -> pb.Stats:
+        """Load and totals."""
+        await self._authenticate(context)
+        return self._service.stats_message()
+
+    async def _greet(self, grant: Grant, context: Any) -> DeviceStream:
+        try:
+            first = await asyncio.wait_for(_read(context), HELLO_SECONDS)
+        except TimeoutError:
+            raise Refusal(
+                Reason.MALFORMED, f"no Hello within {HELLO_SECONDS:.0f} seconds"
+            ) from None
+        if first is grpc.aio.EOF:
+            raise Refusal(Reason.MALFORMED, "the stream ended before Hello")
+        self._service.check_not_draining()
+        greeting = frames.read_hello(first, self._service.backend.info)
+        grant.check_device(greeting.device_id)
+        stream = DeviceStream(self._service, grant, greeting)
+        welcome = pb.Welcome(
+            revision=greeting.revision, model=self._service.model, replica=self._service.replica
+        )
+        try:
+            await context.write(pb.ServerFrame(welcome=welcome))
+        except BaseException:
+            stream.finish()
+            raise
+        return stream
+
+    async def _converse(self, stream: DeviceStream, context: Any) -> None:
+        """Read, write and watch for a drain until one of them ends the stream."""
+        reader = asyncio.create_task(_read_frames(stream, context))
+        writer = asyncio.create_task(_write_frames(stream, context))
+        drain = asyncio.create_task(self._service.drain_started.wait())
+        try:
+            await asyncio.wait((reader, writer, drain), return_when=asyncio.FIRST_COMPLETED)
+            if drain.done() and not reader.done() and self._service.draining is not None:
+                await _either(stream.send(self._service.draining.frame()), writer)
+            # Rounds in flight are answered even when the device sends no more, is refused, or is
+            # told to go.
+            await _either(stream.settle(), writer)
+            for finished in (writer, reader):
+                if finished.done():
+                    finished.result()
+        finally:
+            for task in (reader, writer, drain):
+                task.cancel()
+            await asyncio.wait((reader, writer, drain))
+            for task in (reader, writer):
+                if not task.cancelled():
+                    task.exception()
+
+    async def _authenticate(self, context: Any) -> None:
+        try:
+            self._service.door.authenticate(context.invocation_metadata())
+        except Refusal as refusal:
+            self._service.note_refusal(refusal, "", 0, loud=True)
+            await _abort(context, refusal)
+
+
+async def _read(context: Any) -> Any:
+    try:
+        return await context.read()
+    except DecodeError:
+        raise Refusal(Reason.MALFORMED, "the bytes received are not a ClientFrame") from None
+
+
+async def _read_frames(stream: DeviceStream, context: Any) -> None:
+    while (frame := await _read(context)) is not grpc.aio.EOF:
+        await stream.handle(frame)
+
+
+async def _write_frames(stream: DeviceStream, context: Any) -> None:
+    while True:
+        frame = await stream.next_frame()
+        await context.write(frame)
+        stream.sent()
+
+
+async def _either(work: Any, writer: asyncio.Task[None]) -> None:
+    """Do `work`, or stop when nothing can be written to the device any more."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task, writer), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def _abort(context: Any, refusal: Refusal) -> NoReturn:
+    await context.abort(status_of(refusal.reason), refusal.message)
+    raise refusal

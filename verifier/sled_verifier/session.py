@@ -1,0 +1,111 @@
+"""One sequence as the verifier knows it: soft state that can be rebuilt from prompt + committed.
+Must not do I/O.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from sled_protocol.prefix import PrefixHash
+from sled_speculation.transforms import TokenSet
+from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.rounds import TOKEN_ARRAY, DraftRequest, OpenRequest, RoundVerdict
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The last round that was answered, kept so that a repeated Draft gets the same Verdict."""
+
+    committed_length: int
+    prefix_hash: int
+    draft_tokens: tuple[int, ...]
+    verdict: RoundVerdict
+
+
+class Session:
+    """Prompt + committed tokens of one sequence, with everything that judging its next round needs.
+
+    A session outlives its engine slot: without one it costs four bytes a token. Only the scheduler
+    mutates it, and never while a round of it is in flight.
+    """
+
+    __slots__ = (
+        "answered",
+        "device_id",
+        "key",
+        "last_used",
+        "opened_at",
+        "prefix",
+        "prompt_length",
+        "sampling",
+        "seen",
+        "tokens",
+    )
+
+    def __init__(self, key: int, request: OpenRequest, now: float) -> None:
+        self.key = key
+        self.device_id = request.device_id
+        self.tokens = array(TOKEN_ARRAY, request.prompt_tokens)
+        self.tokens.extend(request.committed_tokens)
+        self.prompt_length = len(request.prompt_tokens)
+        self.sampling = request.sampling
+        self.prefix = PrefixHash(self.tokens)
+        # Only the repetition penalty looks at it; a set per sequence costs far more than the tokens
+        # themselves.
+        self.seen = TokenSet(self.tokens if request.sampling.repetition_penalty != 1 else ())
+        self.answered: Answered | None = None
+        self.opened_at = now
+        self.last_used = now
+
+    @property
+    def committed_length(self) -> int:
+        """Output tokens of all rounds so far, those of an earlier replica included."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def cacheable_length(self) -> int:
+        """Tokens a slot holds between rounds: all but the last, whose logits the next round asks
+        for.
+        """
+        return len(self.tokens) - 1
+
+    def replay(self, draft: DraftRequest) -> RoundVerdict | None:
+        """The verdict already given to this very draft, or None when the draft is the next round.
+
+        Raises:
+            Refusal: STALE_PREFIX when the draft builds on anything but this session's tokens.
+        """
+        last = self.answered
+        if (
+            last is not None
+            and draft.committed_length == last.committed_length
+            and draft.prefix_hash == last.prefix_hash
+            and draft.draft_tokens == last.draft_tokens
+        ):
+            return last.verdict
+        if draft.committed_length != self.committed_length:
+            raise Refusal(
+                Reason.STALE_PREFIX,
+                f"committed_length is {draft.committed_length}, this replica holds "
+                f"{self.committed_length}; open the sequence again with its committed tokens",
+            )
+        if draft.prefix_hash != self.prefix.value:
+            raise Refusal(
+                Reason.STALE_PREFIX,
+                "prefix_hash differs from this replica's prompt and committed tokens; "
+                "open the sequence again",
+            )
+        return None
+
+    def commit(self, draft: DraftRequest, verdict: RoundVerdict, now: float) -> None:
+        """Append the round's output and remember its verdict."""
+        self.answered = Answered(
+            draft.committed_length, draft.prefix_hash, draft.draft_tokens, verdict
+        )
+        output = (*draft.draft_tokens[: verdict.accepted], verdict.next_token)
+        self.tokens.extend(output)
+        self.prefix.extend(output)
+        if self.sampling.repetition_penalty != 1:
+            self.seen.extend(output)
+        self.last_used = now

@@ -1,0 +1,172 @@
+"""One device's decoding stream: its sequences, its rounds in flight, its bounded outbox. Must not
+touch gRPC.
+
+The servicer feeds frames in and takes frames out. Whatever ends the stream (the device, the
+network, a refusal, a drain), `finish` gives everything back at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_verifier import frames
+from sled_verifier.auth import Grant
+from sled_verifier.frames import Greeting
+from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.rounds import DraftRequest
+from sled_verifier.service import Service
+
+OUTBOX_FRAMES = 64
+"""Frames that may wait for a device that reads slowly; then nothing more is read from it."""
+MAX_REFUSALS_IN_A_ROW = 256
+"""A device that does nothing right for so long is broken or hostile; its stream is closed."""
+
+
+class DeviceStream:
+    """One stream after its `Hello`. `handle` is called by one task, `next_frame` by another.
+
+    Raises:
+        Refusal: the device has too many streams.
+    """
+
+    def __init__(self, service: Service, grant: Grant, greeting: Greeting) -> None:
+        service.devices.connect(greeting.device_id)
+        self._service = service
+        self._grant = grant
+        self._device_id = greeting.device_id
+        self._draft_model = service.tally.connect(
+            greeting.draft_model, greeting.device_class, greeting.device_id
+        )
+        self._sequences: dict[int, int] = {}
+        self._rounds: dict[int, asyncio.Task[None]] = {}
+        self._outbox: asyncio.Queue[pb.ServerFrame] = asyncio.Queue(OUTBOX_FRAMES)
+        self._refused_in_a_row = 0
+
+    async def handle(self, frame: pb.ClientFrame) -> None:
+        """Act on one frame; waits while the outbox is full.
+
+        Raises:
+            Refusal: the stream as a whole is refused and must be closed.
+        """
+        if self._refused_in_a_row > MAX_REFUSALS_IN_A_ROW:
+            raise Refusal(Reason.MALFORMED, f"{MAX_REFUSALS_IN_A_ROW} refusals in a row")
+        kind = frame.WhichOneof("frame")
+        if kind == "open":
+            await self._handle_open(frame.open)
+        elif kind == "draft":
+            await self._handle_draft(frame.draft)
+        elif kind == "close":
+            self._end_sequence(frame.close.sequence)
+        else:
+            raise Refusal(
+                Reason.MALFORMED, "a second Hello, or a frame of a kind that this revision lacks"
+            )
+
+    async def next_frame(self) -> pb.ServerFrame:
+        """The next frame to send to the device."""
+        return await self._outbox.get()
+
+    def sent(self) -> None:
+        """The frame that `next_frame` gave is on its way."""
+        self._outbox.task_done()
+
+    async def send(self, frame: pb.ServerFrame) -> None:
+        """Queue a frame; waits while the outbox is full."""
+        await self._outbox.put(frame)
+
+    async def settle(self) -> None:
+        """Wait until every round in flight is answered and every queued frame is sent."""
+        while self._rounds:
+            await asyncio.wait(list(self._rounds.values()))
+        await self._outbox.join()
+
+    def finish(self) -> None:
+        """Give back everything this stream holds. To be called exactly once."""
+        for sequence in list(self._sequences):
+            self._end_sequence(sequence)
+        self._service.tally.disconnect(self._draft_model, self._device_id)
+        self._service.devices.disconnect(self._device_id)
+
+    # ---- frames
+
+    async def _handle_open(self, message: pb.Open) -> None:
+        # A stream lives for hours; a token that was withdrawn must not open anything more on it.
+        self._service.door.check(self._grant)
+        sequence = message.sequence
+        try:
+            if sequence in self._sequences:
+                raise Refusal(Reason.DUPLICATE_SEQUENCE, "this sequence is open; close it first")
+            self._service.check_not_draining()
+            request = frames.read_open(message, self._device_id, self._service.backend.info)
+            self._service.devices.take_sequence(self._device_id)
+            try:
+                admission = await self._service.backend.open(request)
+            except BaseException:
+                self._service.devices.give_sequence(self._device_id)
+                raise
+        except Refusal as refusal:
+            await self._refuse(sequence, refusal)
+            return
+        self._sequences[sequence] = admission.key
+        self._refused_in_a_row = 0
+        self._service.tally.prompt_tokens += len(request.prompt_tokens)
+        self._service.metrics.sequence_opened(len(request.prompt_tokens))
+        opened = pb.Opened(sequence=sequence, cached_tokens=admission.cached_tokens)
+        await self.send(pb.ServerFrame(opened=opened))
+
+    async def _handle_draft(self, message: pb.Draft) -> None:
+        sequence = message.sequence
+        try:
+            self._service.check_not_draining()
+            key = self._sequences.get(sequence)
+            if key is None:
+                raise Refusal(Reason.UNKNOWN_SEQUENCE, "no such sequence on this stream; open it")
+            if sequence in self._rounds:
+                raise Refusal(
+                    Reason.ROUND_IN_FLIGHT, "the sequence's previous draft has no verdict yet"
+                )
+            request = frames.read_draft(message, self._service.backend.info, self._service.limits)
+        except Refusal as refusal:
+            await self._refuse(sequence, refusal, message.committed_length)
+            return
+        self._rounds[sequence] = asyncio.create_task(
+            self._round(sequence, key, request, message.draft_micros)
+        )
+
+    async def _round(
+        self, sequence: int, key: int, request: DraftRequest, draft_micros: int
+    ) -> None:
+        """Carry one draft to the backend and its answer to the outbox."""
+        try:
+            verdict = await self._service.backend.verify(key, request)
+            self._service.note_round(self._draft_model, verdict, draft_micros)
+            self._refused_in_a_row = 0
+            await self.send(frames.verdict_frame(sequence, verdict))
+        except Refusal as refusal:
+            if refusal.reason is Reason.UNKNOWN_SEQUENCE:
+                self._forget(sequence)
+            await self._refuse(sequence, refusal, request.committed_length)
+        finally:
+            if self._rounds.get(sequence) is asyncio.current_task():
+                del self._rounds[sequence]
+
+    def _end_sequence(self, sequence: int) -> None:
+        running = self._rounds.pop(sequence, None)
+        if running is not None:
+            running.cancel()
+        key = self._forget(sequence)
+        if key is not None:
+            self._service.backend.close(key)
+
+    def _forget(self, sequence: int) -> int | None:
+        key = self._sequences.pop(sequence, None)
+        if key is not None:
+            self._service.devices.give_sequence(self._device_id)
+        return key
+
+    async def _refuse(self, sequence: int, refusal: Refusal, committed_length: int = 0) -> None:
+        self._refused_in_a_row += 1
+        loud = self._refused_in_a_row == 1
+        self._service.note_refusal(refusal, self._device_id, sequence, loud=loud)
+        await self.send(frames.refused_frame(sequence, refusal, committed_length))
