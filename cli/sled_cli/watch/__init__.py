@@ -1,0 +1,3 @@
+"""Reads what running verifiers and devices say of themselves, for `sled top` and `sled demo`."""
+
+from __future__ import annotations

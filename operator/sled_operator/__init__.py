@@ -1,0 +1,2 @@
+"""The SLED operator: turns SLEDServer and EdgeDrafter resources into Kubernetes objects and keeps
+them so."""
