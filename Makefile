@@ -12,10 +12,10 @@ INSTALL := $(NO_VENV_PIP) $(BIN)/python -m pip install --quiet
 DEV     := $(VENV)/.dev-installed
 CLI     := $(VENV)/.cli-installed
 GENERATED := $(VENV)/generated
-FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench
+FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench docs
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format bench proto crds clean
+.PHONY: help env demo test check format bench proto crds docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,8 @@ demo: $(CLI) ## Run a fleet on this machine and compare every text with the targ
 	$(BIN)/sled demo --profile $(PROFILE) $(if $(KEEP),--keep) $(ARGS)
 
 test: check ## Run everything that CI runs
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --ignore=tests/vllm $(PYTEST_ARGS)
+	@echo "not part of this run: tests/vllm, which needs vLLM and has an environment of its own"
 
 check: $(DEV) ## Check formatting, lint, types, import contracts, and that generated files are unchanged
 	$(BIN)/ruff format --check $(wildcard $(FORMATTED))
@@ -43,15 +44,20 @@ format: $(DEV) ## Format the code and fix what lint can fix
 	$(BIN)/ruff format $(wildcard $(FORMATTED))
 
 bench: $(DEV) ## Measure, and write bench/results (takes long)
-	@set -e; for script in $(wildcard bench/*/__main__.py); do \
+	@set -e; for script in $(wildcard bench/*.py bench/*/__main__.py); do \
 	  echo "== $$script"; $(BIN)/python $$script; done
 	$(BIN)/sled demo --results bench/results/demo.json
 
 proto: $(DEV) ## Regenerate the gRPC stubs (committed; `make check` verifies they are unchanged)
 	$(call stubs,protocol)
 
-crds: $(DEV) ## Regenerate the resource definitions (committed; `make check` verifies they are unchanged)
+crds: $(DEV) ## Regenerate the resource definitions and the chart's copy (committed, checked likewise)
 	$(BIN)/python -m sled_operator.spec.crd crds
+	$(BIN)/python charts/generate.py
+
+docs: $(DEV) ## Regenerate the reference pages (committed, checked likewise)
+	$(BIN)/python docs/generator
+	$(BIN)/python -m sled_operator.spec.reference docs/reference
 
 clean: ## Remove the environment, caches and state; models stay in the user's cache
 	rm -rf $(VENV) .sled .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
@@ -59,19 +65,27 @@ clean: ## Remove the environment, caches and state; models stay in the user's ca
 # ---- how ---------------------------------------------------------------------------------------
 
 define stubs
-	$(BIN)/python -m grpc_tools.protoc -Iprotocol --python_out=$(1) --grpc_python_out=$(1) \
-	  --mypy_out=$(1) --mypy_grpc_out=$(1) protocol/sled_protocol/v1/verifier.proto
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotocol --python_out=$(1) --grpc_python_out=$(1) \
+	  --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) protocol/sled_protocol/v1/verifier.proto
+endef
+
+# same NEW OLD COMMAND: every file in NEW is what lies in OLD, else COMMAND is what to run
+define same
+	@for new in $(1)/*; do cmp -s $$new $(2)/$${new##*/} \
+	  || { echo "$(2)/$${new##*/} is not what its source gives: run make $(3)"; exit 1; }; done
 endef
 
 .PHONY: check-generated
 check-generated:
-	@rm -rf $(GENERATED) && mkdir -p $(GENERATED)/crds
-	@$(call stubs,$(GENERATED)) 2>/dev/null
-	@for new in $(GENERATED)/sled_protocol/v1/*; do \
-	  cmp -s $$new protocol/sled_protocol/v1/$${new##*/} || { echo "$${new##*/} is not what verifier.proto gives: run make proto"; exit 1; }; done
+	@rm -rf $(GENERATED) && mkdir -p $(GENERATED)/crds $(GENERATED)/reference
+	@$(call stubs,$(GENERATED))
+	$(call same,$(GENERATED)/sled_protocol/v1,protocol/sled_protocol/v1,proto)
 	@$(BIN)/python -m sled_operator.spec.crd $(GENERATED)/crds
-	@for new in $(GENERATED)/crds/*; do \
-	  cmp -s $$new crds/$${new##*/} || { echo "crds/$${new##*/} is not what sled_operator.spec gives: run make crds"; exit 1; }; done
+	$(call same,$(GENERATED)/crds,crds,crds)
+	@$(BIN)/python charts/generate.py --check
+	@$(BIN)/python docs/generator --check
+	@$(BIN)/python -m sled_operator.spec.reference $(GENERATED)/reference
+	$(call same,$(GENERATED)/reference,docs/reference,docs)
 	@echo "generated files are unchanged"
 
 # A stamp is newer than pyproject.toml while the environment is what it says.

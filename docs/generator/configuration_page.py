@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
 from sled_edge.config import EdgeConfig
 from sled_verifier.config import VerifierConfig
 
@@ -15,7 +16,8 @@ INTRODUCTION = """# Configuration of the processes
 
 Generated from the models in `sled_verifier.config` and `sled_edge.config` by `make docs`; edit those.
 
-On a cluster the operator writes these files, on one machine `sled up` does. Unknown keys are refused; `--check` validates a file and ends.
+On a cluster the operator writes these files, on one machine `sled up` does. Unknown keys are refused; `--check` validates a
+file and ends.
 """
 
 
@@ -31,7 +33,13 @@ def type_name(annotation: object) -> str:
         return " or ".join(type_name(a) for a in arguments)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return " \\| ".join(f"`{member.value}`" for member in annotation)
-    names: dict[object, str] = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+    names: dict[object, str] = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        Path: "path",
+    }
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -48,7 +56,14 @@ def section_of(annotation: object) -> type[BaseModel] | None:
 
 def bounds(field: FieldInfo) -> str:
     """The allowed range, as far as it is declared."""
-    signs = {"ge": "≥ ", "gt": "> ", "le": "≤ ", "lt": "< ", "min_length": "length ≥ ", "max_length": "length ≤ "}
+    signs = {
+        "ge": "≥ ",
+        "gt": "> ",
+        "le": "≤ ",
+        "lt": "< ",
+        "min_length": "length ≥ ",
+        "max_length": "length ≤ ",
+    }
     parts = []
     for rule in field.metadata:
         for name, sign in signs.items():
@@ -95,6 +110,8 @@ def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for title, model in (("verifier.yaml", VerifierConfig), ("edge.yaml", EdgeConfig)):
-        parts.append(f"## {title}\n\n| setting | type | default | allowed | meaning |\n|---|---|---|---|---|")
+        parts.append(
+            f"## {title}\n\n| setting | type | default | allowed | meaning |\n|---|---|---|---|---|"
+        )
         parts.append("\n".join(rows(model)) + "\n")
     return "\n".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
+
 from sled_edge.metrics import EdgeMetrics
 from sled_verifier.backend import BackendStats
 from sled_verifier.metrics import Metrics
@@ -12,8 +13,9 @@ INTRODUCTION = """# Metrics
 
 Generated from the registries in `sled_verifier.metrics` and `sled_edge.metrics` by `make docs`.
 
-Both processes serve `/metrics` in Prometheus' text format: the verifier on `metricsListen`, a device on its local API. Counters are exposed with the suffix `_total`. The
-verifier uses vLLM's names where vLLM has one, so its dashboards work; acceptance rate is `accepted_tokens / draft_tokens`, and the mean acceptance length, bonus included,
+Both processes serve `/metrics` in Prometheus' text format: the verifier on `metricsListen`, a device on its local API.
+Counters are exposed with the suffix `_total`. The verifier uses vLLM's names where vLLM has one, so its dashboards work;
+acceptance rate is `accepted_tokens / draft_tokens`, and the mean acceptance length, bonus included,
 `1 + accepted_tokens / drafts`.
 """
 

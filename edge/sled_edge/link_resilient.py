@@ -155,6 +155,7 @@ class ResilientLink:
         frames: list[pb.ClientFrame] = []
         fresh_tokens = 0
         if place.stream is not stream:
+            self._leave(place)
             place.stream, place.wire_id = stream, stream.new_wire_id()
             frames.append(open_frame(place.wire_id, view))
             fresh_tokens = len(view.prompt_tokens) + sent.committed_length

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -18,6 +20,8 @@ from sled_cli.watch.device import read_device
 from sled_cli.watch.verifier import VerifierWatch
 
 DEVICE_SECONDS = 2.0
+LOG_COLUMNS = 140
+"""Width of the table where there is no terminal."""
 
 
 @click.command()
@@ -52,25 +56,32 @@ def top(
     if not 0.1 <= every <= 60:
         raise BadInput(f"--every is {every:g}; allowed: 0.1 to 60 seconds")
     named = targets_of_options(verifiers, devices, token_file)
-    asyncio.run(_watch(named if verifiers or devices else targets_of_state(state_dir), every, once))
+
+    def targets() -> Targets:
+        return named if verifiers or devices else targets_of_state(state_dir)
+
+    asyncio.run(_watch(targets, every, once))
 
 
-async def _watch(targets: Targets, every: float, once: bool) -> None:
-    watches = {v.name: VerifierWatch(v.address, v.token_file) for v in targets.verifiers}
-    console = Console()
+async def _watch(targets: Callable[[], Targets], every: float, once: bool) -> None:
+    """Look again and again; who is watched is asked anew, because processes come and go."""
+    watches: dict[str, VerifierWatch] = {}
+    console = Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
     try:
         async with httpx.AsyncClient(timeout=DEVICE_SECONDS, trust_env=False) as client:
-            before = await _look(targets, watches, client)
+            before = await _look(targets(), watches, client)
             await asyncio.sleep(every)
-            now = await _look(targets, watches, client)
+            now = await _look(targets(), watches, client)
             if once:
-                console.print(fleet_view(targets, before, now))
+                console.print(fleet_view(targets(), before, now))
                 return
-            with Live(fleet_view(targets, before, now), console=console, screen=True) as live:
+            view = fleet_view(targets(), before, now)
+            with Live(view, console=console, screen=True, auto_refresh=False) as live:
                 while True:
                     await asyncio.sleep(every)
-                    before, now = now, await _look(targets, watches, client)
-                    live.update(fleet_view(targets, before, now), refresh=True)
+                    shown = targets()
+                    before, now = now, await _look(shown, watches, client)
+                    live.update(fleet_view(shown, before, now), refresh=True)
     finally:
         for watch in watches.values():
             await watch.close()
@@ -79,10 +90,13 @@ async def _watch(targets: Targets, every: float, once: bool) -> None:
 async def _look(
     targets: Targets, watches: dict[str, VerifierWatch], client: httpx.AsyncClient
 ) -> Look:
-    stats = await asyncio.gather(*(watches[v.name].read() for v in targets.verifiers))
+    for target in targets.verifiers:
+        if target.address not in watches:
+            watches[target.address] = VerifierWatch(target.address, target.token_file)
+    stats = await asyncio.gather(*(watches[v.address].read() for v in targets.verifiers))
     counters = await asyncio.gather(*(read_device(client, d.url) for d in targets.devices))
     return Look(
         time.monotonic(),
-        dict(zip(watches, stats, strict=True)),
+        {v.name: s for v, s in zip(targets.verifiers, stats, strict=True)},
         {d.name: c for d, c in zip(targets.devices, counters, strict=True)},
     )

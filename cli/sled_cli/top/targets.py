@@ -16,6 +16,8 @@ class VerifierTarget:
     name: str
     address: str
     token_file: Path | None
+    pid: int | None = None
+    """Of its process on this machine, while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class DeviceTarget:
     name: str
     draft: str
     url: str
+    pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,16 @@ def targets_of_state(folder: Path) -> Targets:
         return Targets(
             tuple(
                 VerifierTarget(
-                    v["name"], v["address"], Path(v["token_file"]) if v["token_file"] else None
+                    v["name"],
+                    v["address"],
+                    Path(v["token_file"]) if v["token_file"] else None,
+                    v["pid"],
                 )
                 for v in state["verifiers"]
             ),
-            tuple(DeviceTarget(d["name"], d["draft"], d["url"]) for d in state["devices"]),
+            tuple(
+                DeviceTarget(d["name"], d["draft"], d["url"], d["pid"]) for d in state["devices"]
+            ),
         )
     except (KeyError, TypeError) as error:
         raise BadInput(f"{folder}: the state file lacks {error}") from error

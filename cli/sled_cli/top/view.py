@@ -25,22 +25,23 @@ class Look:
 
 def fleet_view(targets: Targets, before: Look, now: Look) -> RenderableType:
     """The tables of one moment."""
-    return Group(_verifiers(targets, before, now), _devices(targets, before, now))
+    return Group(_verifiers(targets, before, now), "", _devices(targets, before, now))
 
 
 def _verifiers(targets: Targets, before: Look, now: Look) -> Table:
-    table = _table("Verifier", "State")
-    for column in ("Devices", "Sequences", "Queue", "Step tokens", "Step", "Waits", "Tokens/s"):
-        table.add_column(column, justify="right")
+    table = _table("Verifier", "Address", "PID", "State")
+    for column in ("Devices", "Open", "Queue", "Tokens\n/step", "Step", "Waits", "Tokens\n/s"):
+        table.add_column(column, justify="right", vertical="bottom")
     elapsed = now.seconds - before.seconds
     for target in targets.verifiers:
-        stats = now.verifiers[target.name]
+        who = (target.name, target.address, _pid(target.pid))
+        stats = now.verifiers.get(target.name)
         if stats is None:
-            table.add_row(target.name, "[red]no answer[/red]", *[NOTHING] * 7)
+            table.add_row(*who, "[red]no answer[/red]", *[NOTHING] * 7)
             continue
-        earlier = before.verifiers[target.name]
+        earlier = before.verifiers.get(target.name)
         table.add_row(
-            target.name,
+            *who,
             "[yellow]draining[/yellow]" if stats.draining else "[green]serving[/green]",
             str(stats.devices),
             str(stats.sequences),
@@ -54,26 +55,31 @@ def _verifiers(targets: Targets, before: Look, now: Look) -> Table:
 
 
 def _devices(targets: Targets, before: Look, now: Look) -> Table:
-    table = _table("Device", "Drafter", "State")
-    for column in ("Tokens/s", "Accepted", "Tokens/pass", "Link B/token"):
-        table.add_column(column, justify="right")
+    table = _table("Device", "Drafter", "API", "PID", "State")
+    for column in ("Tokens\n/s", "Drafts\nkept", "Tokens\n/pass", "Link B\n/token"):
+        table.add_column(column, justify="right", vertical="bottom")
     elapsed = now.seconds - before.seconds
     for target in targets.devices:
-        counters = now.devices[target.name]
+        who = (target.name, target.draft, target.url.removeprefix("http://"), _pid(target.pid))
+        counters = now.devices.get(target.name)
         if counters is None:
-            table.add_row(target.name, target.draft, "[red]no answer[/red]", *[NOTHING] * 4)
+            table.add_row(*who, "[red]no answer[/red]", *[NOTHING] * 4)
             continue
-        earlier = before.devices[target.name]
+        earlier = before.devices.get(target.name)
         rate = _rate(counters.output_tokens, _output(earlier), elapsed)
-        table.add_row(target.name, target.draft, _state(counters), *device_figures(counters, rate))
+        table.add_row(*who, _state(counters), *device_figures(counters, rate))
     return table
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, vertical="bottom")
     return table
+
+
+def _pid(pid: int | None) -> str:
+    return NOTHING if pid is None else str(pid)
 
 
 def _state(counters: DeviceCounters) -> str:

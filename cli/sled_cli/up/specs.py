@@ -64,7 +64,9 @@ def _path(model: ModelRef | None, paths: Paths) -> Path | None:
 def fleet_state(
     plan: FleetPlan, keepers: Sequence[Keeper], ready: bool, folder: StateFolder
 ) -> dict[str, Any]:
-    """What `up.json` says; its fields are described in docs/reference/up.md."""
+    """What `up.json` says: who runs the fleet, whether all of it serves, and for every process where
+    it listens, its state (`keeper.State`), its process id (null between two lives) and how often
+    it was started again."""
     by_name = {(keeper.spec.role, keeper.spec.name): keeper for keeper in keepers}
     return {
         "pid": os.getpid(),

@@ -141,7 +141,7 @@ async def test_a_signal_lets_a_text_under_way_finish(tmp_path: Path) -> None:
     ):
         await edge.ready_line()
         events: list[str] = []
-        async with client.stream("POST", "/v1/completions", json=_ask(60, stream=True)) as reply:
+        async with client.stream("POST", "/v1/completions", json=_ask(30, stream=True)) as reply:
             async for line in reply.aiter_lines():
                 if not events:
                     edge.process.send_signal(signal.SIGTERM)

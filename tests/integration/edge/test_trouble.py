@@ -21,7 +21,16 @@ from sled_edge.link import Link
 from sled_edge.link_grpc import Credentials
 from sled_speculation.sampling import SamplingParams
 from sled_testkit.cluster_certificates import Authority
-from sled_testkit.edge import QUICK, QUICK_OFFLINE, collect, fixed, running_loop, settings, until
+from sled_testkit.edge import (
+    IMPATIENT,
+    QUICK,
+    QUICK_OFFLINE,
+    collect,
+    fixed,
+    running_loop,
+    settings,
+    until,
+)
 from sled_testkit.edge_wire import until_no_sequences, verifier_stats, wire_link
 from sled_testkit.verifier import running_server, running_verifier
 from sled_verifier.engine.fake import FakeEngine, ToyModel
@@ -176,7 +185,8 @@ async def test_the_token_is_read_again_at_every_attempt(tmp_path: Path) -> None:
     token.write_text("not-the-right-token-at-all\n")
     async with running_verifier(auth={"tokensFile": str(tokens)}) as address:
         link = wire_link([address], credentials=Credentials(token_file=token))
-        async with running_loop(link, NgramDrafter()) as loop:
+        impatient = settings(offline=IMPATIENT)
+        async with running_loop(link, NgramDrafter(), impatient) as loop:
             await _until_trouble(link, "unauthenticated")
             with pytest.raises(GenerationError) as error:
                 await collect(loop, GenerationRequest(PROMPT, 5, GREEDY))
@@ -255,7 +265,7 @@ async def test_draft_only_text_is_marked_and_verified_decoding_returns_by_itself
 
 async def test_bounded_patience_ends_in_a_typed_error() -> None:
     link = wire_link([f"127.0.0.1:{_free_port()}"], timing=QUICK)
-    async with running_loop(link, NgramDrafter()) as loop:
+    async with running_loop(link, NgramDrafter(), settings(offline=IMPATIENT)) as loop:
         assert not loop.ready()
         with pytest.raises(GenerationError) as error:
             await collect(loop, GenerationRequest(PROMPT, 5, GREEDY))

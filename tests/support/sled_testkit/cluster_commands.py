@@ -155,4 +155,6 @@ class Layout:
             f"--config={_STAGES}",
             f"--manage-nodes-with-label-selector={cluster_nodes.STATE}={cluster_nodes.ONLINE}",
             "--node-lease-duration-seconds=0",
+            # addresses set aside for benchmarks (RFC 2544): nobody's network is called by accident
+            "--cidr=198.18.0.1/16",
         ]

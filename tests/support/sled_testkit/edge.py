@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sled_edge.draft_worker import DraftWorker
 from sled_edge.drafter.base import Drafter
@@ -31,12 +31,17 @@ QUICK = LinkTiming(
 """Link bounds for tests: generous where a test must not time out, short where it only waits."""
 
 QUICK_OFFLINE = OfflineTiming(
-    fresh_patience_seconds=0.05,
+    fresh_patience_seconds=30.0,
     running_patience_seconds=30.0,
     draft_only_patience_seconds=0.05,
     retry_base_seconds=0.01,
     retry_cap_seconds=0.02,
 )
+
+"""Patient with a slow machine, quick to let the draft model write alone."""
+
+IMPATIENT = replace(QUICK_OFFLINE, fresh_patience_seconds=0.05, running_patience_seconds=0.05)
+"""For tests in which nobody will answer."""
 
 
 def settings(**changes: object) -> LoopSettings:

@@ -1,5 +1,6 @@
-"""Many devices on one verifier process for as long as one likes: is anybody starved, does memory stay bounded, is every
-text the target's own? `python -m sled_testkit.soak --minutes 10` prints a report and fails when an answer is wrong.
+"""Many devices on one verifier process for as long as one likes: is anybody starved, does memory
+stay bounded, is every text the target's own? `python -m sled_testkit.soak --minutes 10` prints a
+report and fails when an answer is wrong.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import grpc
 
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
-from sled_verifier.engine.fake import ToyModel
-
 from sled_testkit.verifier_device import (
     Device,
     GreedyText,
@@ -33,6 +32,7 @@ from sled_testkit.verifier_device import (
     greeted,
 )
 from sled_testkit.verifier_process import VerifierProcess, fake_config, verifier_process
+from sled_verifier.engine.fake import ToyModel
 
 TARGET = ToyModel()
 MAX_SAMPLES = 4096
@@ -40,7 +40,9 @@ MAX_SAMPLES = 4096
 
 @dataclass(frozen=True, slots=True)
 class SoakPlan:
-    """What the devices do, and when it ends: after `seconds`, or when `output_tokens` are there (whichever is set)."""
+    """What the devices do, and when it ends: after `seconds`, or when `output_tokens` are there
+    (whichever is set).
+    """
 
     devices: int = 64
     seconds: float | None = None
@@ -86,7 +88,9 @@ class SoakReport:
 
     @property
     def rss_growth_mib(self) -> float:
-        """Median memory of the last quarter of the samples minus that of the second quarter (the first warms up)."""
+        """Median memory of the last quarter of the samples minus that of the second quarter (the
+        first warms up).
+        """
         quarter = max(1, len(self.rss_mib) // 4)
         second = self.rss_mib[quarter : 2 * quarter] or self.rss_mib
         return statistics.median(self.rss_mib[-quarter:]) - statistics.median(second)
@@ -207,7 +211,9 @@ class _Soak:
                     continue
 
     async def _look_at_what_is_left(self) -> None:
-        """When all devices are gone, the verifier should hold nothing of them; give it a moment to notice."""
+        """When all devices are gone, the verifier should hold nothing of them; give it a moment to
+        notice.
+        """
         async with grpc.aio.insecure_channel(self.verifier.address) as channel:
             stub = pb_grpc.VerifierStub(channel)
             for _ in range(500):

@@ -1,4 +1,6 @@
-"""Engines that stall on command, and waiting for what another task will do; for tests of the verifier."""
+"""Engines that stall on command, and waiting for what another task will do; for tests of the
+verifier.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from sled_verifier.server import VerifierServer
 
 
 class GatedEngine(FakeEngine):
-    """Holds every step while `gate` is clear; `entered` is set when a step begins. Open at first."""
+    """Holds every step while `gate` is clear; `entered` is set when a step begins. Open at
+    first.
+    """
 
     def __init__(self, **options: Any) -> None:
         self.gate = threading.Event()
@@ -34,12 +38,14 @@ class GatedEngine(FakeEngine):
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait, within the test's time limit, for something that another task or thread will do."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
         await asyncio.sleep(0.001)
 
 
 def nothing_held(server: VerifierServer) -> bool:
-    """True when no device holds anything of the server; becomes true at the latest when the running step ends."""
+    """True when no device holds anything of the server; becomes true at the latest when the running
+    step ends.
+    """
     stats = server.backend.stats()
     return (
         server.service.open_streams == 0

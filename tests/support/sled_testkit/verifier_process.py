@@ -52,8 +52,12 @@ def fake_config(**overrides: Any) -> dict[str, Any]:
     return {**settings, **overrides}
 
 
-async def start(config: Mapping[str, Any], folder: Path, *arguments: str) -> asyncio.subprocess.Process:
-    """Start `sled-verifier` on this configuration; logs go to a file in `folder`, standard output to a pipe."""
+async def start(
+    config: Mapping[str, Any], folder: Path, *arguments: str
+) -> asyncio.subprocess.Process:
+    """Start `sled-verifier` on this configuration; logs go to a file in `folder`, standard output
+    to a pipe.
+    """
     path = folder / "verifier.yaml"
     path.write_text(yaml.safe_dump(dict(config)))
     with (folder / "verifier.log").open("ab") as log:

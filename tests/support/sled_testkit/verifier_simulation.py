@@ -1,4 +1,6 @@
-"""The scheduler over the fake engine in virtual time: hours of many devices in seconds, and the same every time."""
+"""The scheduler over the fake engine in virtual time: hours of many devices in seconds, and the
+same every time.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Clock:
 
 @dataclass(slots=True)
 class SimulatedDevice:
-    """Generates texts one after another; `think_seconds` pass between a verdict and the next draft."""
+    """Generates texts one after another; `think_seconds` pass between a verdict and the next
+    draft.
+    """
 
     number: int
     prompt: Callable[[random.Random], list[int]]

@@ -4,6 +4,7 @@ that draft from a known text. Imports vLLM only inside functions.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import subprocess
@@ -22,6 +23,7 @@ from sled_verifier.backend import VerifierBackend
 from sled_verifier.engine.base import EngineInfo
 from sled_verifier.engine.vocabulary import byte_vocabulary_gguf
 from sled_verifier.limits import Limits
+from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import TOKEN_ARRAY, DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.vllm.backend import VllmBackend
 from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport
@@ -203,6 +205,18 @@ def draft_request(
         tuple(distributions),
         deadline_seconds,
     )
+
+
+async def ask_again(backend: VerifierBackend, key: int, draft: DraftRequest) -> RoundVerdict:
+    """The verdict on a draft that was sent before and whose first asking may still be running."""
+    for _ in range(1000):
+        try:
+            return await backend.verify(key, draft)
+        except Refusal as refusal:
+            if refusal.reason is not Reason.ROUND_IN_FLIGHT:
+                raise
+        await asyncio.sleep(0.01)
+    raise TimeoutError("the round never ended")
 
 
 @dataclass(slots=True)

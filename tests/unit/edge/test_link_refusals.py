@@ -15,8 +15,8 @@ from sled_edge.link import VerifierUnavailable
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_speculation.sampling import SamplingParams
 from sled_testkit.edge import (
+    IMPATIENT,
     QUICK,
-    QUICK_OFFLINE,
     collect,
     fixed,
     resilient,
@@ -217,7 +217,8 @@ async def test_a_refused_handshake_is_named_to_those_who_wait(
 ) -> None:
     verifiers = FakeVerifiers()
     verifiers["a"].hello_refusal = refusal(reason)
-    async with running_loop(resilient(verifiers), NgramDrafter()) as loop:
+    impatient = settings(offline=IMPATIENT)
+    async with running_loop(resilient(verifiers), NgramDrafter(), impatient) as loop:
         with pytest.raises(GenerationError) as error:
             await collect(loop, REQUEST)
         assert error.value.reason == name
@@ -229,7 +230,13 @@ async def test_a_refused_handshake_is_named_to_those_who_wait(
 
 async def test_a_silent_verifier_is_left_for_another() -> None:
     verifiers = FakeVerifiers(names=("a", "b"))
-    quick = replace(QUICK, round_seconds=0.02, prefill_seconds_per_token=0.0, grace_seconds=0.02)
+    quick = replace(
+        QUICK,
+        round_seconds=0.02,
+        prefill_seconds_per_token=0.0,
+        grace_seconds=0.02,
+        max_reopens=1000,
+    )
     tokens: list[int] = []
     async with running_loop(
         resilient(verifiers, ("a", "b"), quick), NgramDrafter(), lengths=fixed(2)
@@ -245,11 +252,7 @@ async def test_patience_ends_in_unavailable_while_nobody_answers() -> None:
     verifiers = FakeVerifiers()
     verifiers["a"].kill()
     link = resilient(verifiers)
-    async with running_loop(
-        link,
-        NgramDrafter(),
-        settings(offline=replace(QUICK_OFFLINE, running_patience_seconds=0.05)),
-    ) as loop:
+    async with running_loop(link, NgramDrafter(), settings(offline=IMPATIENT)) as loop:
         with pytest.raises(GenerationError, match="nobody answers"):
             await collect(loop, REQUEST)
         verifiers["a"].restart()
