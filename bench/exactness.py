@@ -23,10 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "support")]
 
-from sled_testkit.exactness import Crowd, Tally, decode_alone, long_text, prompts  # noqa: E402
-
 from sled_cli.models import ModelStore  # noqa: E402
 from sled_llamacpp import Model  # noqa: E402
+from sled_testkit.exactness import Crowd, Tally, decode_alone, long_text, prompts  # noqa: E402
 from sled_verifier.engine.llamacpp import LlamaCppEngine  # noqa: E402
 
 MODELS = (

@@ -81,6 +81,7 @@ class Context:
         self._pointer = self._create(cells, threads)
         self._memory = self._library.api.llama_get_memory(self._pointer)
         self._batch = _Batch(self._library.ffi, self._rules.max_rows, slots)
+        model.contexts.add(self)
 
     def length(self, slot: int) -> int:
         """Tokens that the slot holds."""
@@ -104,8 +105,7 @@ class Context:
                 self._run(call, work)
         except DecodeError as error:
             slots = tuple(chunk.slot for chunk in chunks)
-            for slot in slots:
-                self.truncate(slot, 0)
+            self._recover(slots)
             raise type(error)(str(error), slots) from error
         return [work[chunk.slot].logits for chunk in chunks]
 
@@ -178,6 +178,12 @@ class Context:
                 self._lengths[slot] += fed
                 work[slot].fed += fed
 
+    def _recover(self, failed: tuple[int, ...]) -> None:
+        for slot in failed:
+            self._lengths[slot] = 0
+        for slot, length in enumerate(self._lengths):
+            self._forget(slot, length)  # of idle slots: companions of the failed call
+
     def _fill(self, call: Call, work: dict[int, _Work]) -> list[tuple[int, int, int]]:
         """Write the call into the batch; return (batch row, slot, logits row) of every row of
         interest.
@@ -216,7 +222,7 @@ class Context:
 
     def _forget(self, slot: int, length: int) -> None:
         if not self._library.api.llama_memory_seq_rm(self._memory, slot, length, -1):
-            raise ContextError(f"llama.cpp could not roll slot {slot} back to {length} tokens")
+            raise DecodeError(f"llama.cpp could not roll back slot {slot}", (slot,))
 
     def _create(self, cells: int, threads: int) -> Any:
         library, rules = self._library, self._rules

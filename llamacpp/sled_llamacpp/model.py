@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sled_llamacpp.errors import ModelLoadError
 from sled_llamacpp.library import Library
@@ -14,9 +15,17 @@ from sled_llamacpp.vocabulary import Vocabulary
 _TEXT_BYTES: Final = 4096
 
 
+class Closable(Protocol):
+    """What a model asks of the contexts over it."""
+
+    def close(self) -> None:
+        """Free the memory."""
+        ...
+
+
 class Model:
-    """Weights and vocabulary of one GGUF file. Close contexts first, then the model; closing twice
-    is allowed.
+    """Weights and vocabulary of one GGUF file. Closing it closes its contexts; closing twice is
+    allowed.
 
     `vocab_only` loads no weights: such a model tokenises but makes no context.
 
@@ -36,6 +45,7 @@ class Model:
         self.library = library or Library.load()
         self.path = Path(path)
         self.vocab_only = vocab_only
+        self.contexts: weakref.WeakSet[Closable] = weakref.WeakSet()
         self._pointer = self._load(gpu_layers)
         try:
             self.metadata = self._read_metadata()
@@ -77,7 +87,9 @@ class Model:
         return bytes(self.library.ffi.string(text)).decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Free the memory."""
+        """Free the memory, that of open contexts first."""
+        for context in list(self.contexts):
+            context.close()
         if self._pointer is not None:
             self.library.api.llama_model_free(self._pointer)
             self._pointer = None

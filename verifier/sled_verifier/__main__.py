@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sled_protocol.limits import MAX_NAME_BYTES
 from sled_verifier.config import VerifierConfig, load_config
 from sled_verifier.engine.factory import build_engine
 from sled_verifier.logs import configure_logging
@@ -26,7 +27,6 @@ _log = logging.getLogger("sled_verifier")
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
-MAX_REPLICA_BYTES = 253
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,8 +65,8 @@ def _named(config: VerifierConfig, replica: str | None) -> VerifierConfig:
     """The configuration with the name that only this process knows."""
     if replica is None:
         return config
-    if not replica.isprintable() or not 0 < len(replica.encode()) <= MAX_REPLICA_BYTES:
-        raise ConfigError(f"--replica must be printable, 1 to {MAX_REPLICA_BYTES} bytes long")
+    if not replica.isprintable() or not 0 < len(replica.encode()) <= MAX_NAME_BYTES:
+        raise ConfigError(f"--replica must be printable, 1 to {MAX_NAME_BYTES} bytes long")
     return config.model_copy(update={"replica": replica})
 
 
@@ -95,6 +95,8 @@ async def _serve(config: VerifierConfig) -> int:
             return EXIT_FAILED
         await server.drain("the replica is shutting down")
     _log.info("stopped")
+    if server.backend.stuck:
+        os._exit(EXIT_FAILED)
     return 0
 
 

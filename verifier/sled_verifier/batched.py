@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 RETRY_SECONDS = 0.1
 """How soon to plan again when work waits for a slot that only time can free."""
 
+CLOSE_SECONDS = 10.0
+"""How long a running step and the release of the engine may take at the end."""
 SWEEP_SECONDS = 1.0
 """How often idle sequences are looked for."""
 
@@ -64,6 +66,7 @@ class BatchedBackend:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.failed = asyncio.Event()
+        self.stuck = False
         self._engine = engine
         self._scheduler = Scheduler(engine.info, limits, policy)
         self._observer = observer
@@ -102,11 +105,13 @@ class BatchedBackend:
         if self._expiry is not None:
             self._expiry.cancel()
         self._refuse_all(Refusal(Reason.DRAINING, "the replica has stopped"))
-        loop = asyncio.get_running_loop()
-        # A step that is running cannot be interrupted; the engine is closed after it, in its own
-        # thread.
-        await loop.run_in_executor(self._thread, self._engine.close)
-        self._thread.shutdown(wait=True)
+        # A step cannot be interrupted, so the engine is closed after it, in its own thread.
+        closing = self._thread.submit(self._engine.close)
+        done, _ = await asyncio.wait((asyncio.wrap_future(closing),), timeout=CLOSE_SECONDS)
+        self.stuck = not done
+        if self.stuck:
+            _log.error("the engine does not stop", extra={"seconds": CLOSE_SECONDS})
+        self._thread.shutdown(wait=not self.stuck)
 
     @property
     def info(self) -> EngineInfo:
@@ -214,7 +219,9 @@ class BatchedBackend:
     async def _idle(self) -> None:
         timeout = RETRY_SECONDS if self._scheduler.waits_for_slot else SWEEP_SECONDS
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            # Not wait_for: before Python 3.12 it loses a cancellation that meets the event.
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
         except TimeoutError:
             return
 
@@ -224,7 +231,8 @@ class BatchedBackend:
         self._step_window.add(result.step_seconds, now)
         rounds = sum(1 for item in job.items if item.trial is not None)
         judged = sum(len(i.trial.draft_tokens) + 1 for i in job.items if i.trial is not None)
-        self._prefill_tokens += job.step_tokens - judged
+        prefill = job.step_tokens - judged
+        self._prefill_tokens += prefill
         if result.failure is not None:
             self._engine_failures += 1
             _log.error(
@@ -236,7 +244,8 @@ class BatchedBackend:
                 },
             )
         else:
-            self._hint.observe(job.step_tokens, rounds, result.step_seconds, now)
+            pure_rounds = 0 if prefill else rounds
+            self._hint.observe(job.step_tokens, pure_rounds, result.step_seconds, now)
             self._scheduler.hint_tokens = self._hint.draft_tokens
         if self._observer is not None:
             self._observer.step_done(job, result)

@@ -20,8 +20,9 @@ a work precedes all newcomers.
 """
 
 BACKLOG_SECONDS_PER_TOKEN = 0.01
-"""Seconds of deadline that one uncomputed prefix token costs: short prompts pass long ones, which is what a mix of both
-waits least with, and ageing brings a prompt of 1,000 tokens to the front within five seconds.
+"""Seconds of deadline that one uncomputed prefix token costs: short prompts pass long ones, which
+is what a mix of both waits least with, and ageing brings a prompt of 1,000 tokens to the front
+within five seconds.
 """
 
 
@@ -89,9 +90,7 @@ def urgency(work: Work) -> float:
     """Sort key, smallest first: the deadline, plus the arrival so that no stream of short deadlines
     starves a long one, plus the size of a backlog.
     """
-    return (
-        work.deadline + AGEING * work.arrived + BACKLOG_SECONDS_PER_TOKEN * work.backlog
-    )
+    return work.deadline + AGEING * work.arrived + BACKLOG_SECONDS_PER_TOKEN * work.backlog
 
 
 def plan_step(works: Sequence[Work], budget: StepBudget, *, decoding: bool) -> StepPlan:

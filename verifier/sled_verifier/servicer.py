@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from sled_protocol.limits import TOKENIZER_CHUNK_BYTES
+from sled_protocol.limits import MAX_DEADLINE_MS, TOKENIZER_CHUNK_BYTES
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
 from sled_verifier import frames
@@ -22,6 +23,9 @@ from sled_verifier.stream import DeviceStream
 
 HELLO_SECONDS = 10.0
 """A stream that says nothing for so long is closed."""
+
+SETTLE_SECONDS = MAX_DEADLINE_MS / 1000
+"""A stream that ends gets so long for its rounds in flight and for a device that reads slowly."""
 
 _STATUSES = {
     Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
@@ -47,15 +51,17 @@ class VerifierServicer(pb_grpc.VerifierServicer):
     async def Verify(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # frames are written through the context
         """The decoding stream."""
         self._service.stream_began()
+        device_id = ""
         try:
             grant = self._service.door.authenticate(context.invocation_metadata())
             stream = await self._greet(grant, context)
+            device_id = stream.device_id
             try:
                 await self._converse(stream, context)
             finally:
                 stream.finish()
         except Refusal as refusal:
-            self._service.note_refusal(refusal, "", 0, loud=True)
+            self._service.note_refusal(refusal, device_id, 0, loud=True)
             await context.write(frames.refused_frame(0, refusal))
             context.set_code(status_of(refusal.reason))
             context.set_details(refusal.message)
@@ -84,7 +90,8 @@ class VerifierServicer(pb_grpc.VerifierServicer):
 
     async def _greet(self, grant: Grant, context: Any) -> DeviceStream:
         try:
-            first = await asyncio.wait_for(_read(context), HELLO_SECONDS)
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await _read(context)
         except TimeoutError:
             raise Refusal(
                 Reason.MALFORMED, f"no Hello within {HELLO_SECONDS:.0f} seconds"
@@ -116,7 +123,9 @@ class VerifierServicer(pb_grpc.VerifierServicer):
                 await _either(stream.send(self._service.draining.frame()), writer)
             # Rounds in flight are answered even when the device sends no more, is refused, or is
             # told to go.
-            await _either(stream.settle(), writer)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await _either(stream.settle(), writer)
             for finished in (writer, reader):
                 if finished.done():
                     finished.result()

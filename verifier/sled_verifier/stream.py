@@ -8,14 +8,17 @@ network, a refusal, a drain), `finish` gives everything back at once.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_verifier import frames
 from sled_verifier.auth import Grant
 from sled_verifier.frames import Greeting
 from sled_verifier.refusal import Reason, Refusal
-from sled_verifier.rounds import DraftRequest
+from sled_verifier.rounds import DraftRequest, RoundVerdict
 from sled_verifier.service import Service
+
+_log = logging.getLogger(__name__)
 
 OUTBOX_FRAMES = 64
 """Frames that may wait for a device that reads slowly; then nothing more is read from it."""
@@ -34,11 +37,12 @@ class DeviceStream:
         service.devices.connect(greeting.device_id)
         self._service = service
         self._grant = grant
-        self._device_id = greeting.device_id
+        self.device_id = greeting.device_id
         self._draft_model = service.tally.connect(
             greeting.draft_model, greeting.device_class, greeting.device_id
         )
         self._sequences: dict[int, int] = {}
+        self._verdicts: dict[int, RoundVerdict] = {}
         self._rounds: dict[int, asyncio.Task[None]] = {}
         self._outbox: asyncio.Queue[pb.ServerFrame] = asyncio.Queue(OUTBOX_FRAMES)
         self._refused_in_a_row = 0
@@ -85,8 +89,8 @@ class DeviceStream:
         """Give back everything this stream holds. To be called exactly once."""
         for sequence in list(self._sequences):
             self._end_sequence(sequence)
-        self._service.tally.disconnect(self._draft_model, self._device_id)
-        self._service.devices.disconnect(self._device_id)
+        self._service.tally.disconnect(self._draft_model, self.device_id)
+        self._service.devices.disconnect(self.device_id)
 
     # ---- frames
 
@@ -98,12 +102,12 @@ class DeviceStream:
             if sequence in self._sequences:
                 raise Refusal(Reason.DUPLICATE_SEQUENCE, "this sequence is open; close it first")
             self._service.check_not_draining()
-            request = frames.read_open(message, self._device_id, self._service.backend.info)
-            self._service.devices.take_sequence(self._device_id)
+            request = frames.read_open(message, self.device_id, self._service.backend.info)
+            self._service.devices.take_sequence(self.device_id)
             try:
                 admission = await self._service.backend.open(request)
             except BaseException:
-                self._service.devices.give_sequence(self._device_id)
+                self._service.devices.give_sequence(self.device_id)
                 raise
         except Refusal as refusal:
             await self._refuse(sequence, refusal)
@@ -140,13 +144,22 @@ class DeviceStream:
         """Carry one draft to the backend and its answer to the outbox."""
         try:
             verdict = await self._service.backend.verify(key, request)
-            self._service.note_round(self._draft_model, verdict, draft_micros)
+            # A repeated draft gets the very same verdict and is no further round.
+            if verdict is not self._verdicts.get(sequence):
+                self._verdicts[sequence] = verdict
+                self._service.note_round(self._draft_model, verdict, draft_micros)
             self._refused_in_a_row = 0
             await self.send(frames.verdict_frame(sequence, verdict))
         except Refusal as refusal:
             if refusal.reason is Reason.UNKNOWN_SEQUENCE:
                 self._forget(sequence)
             await self._refuse(sequence, refusal, request.committed_length)
+        except Exception:
+            # A defect of the backend; without an answer (typed: INTERNAL) the device would wait for
+            # ever.
+            _log.exception("a round failed", extra={"device_id": self.device_id})
+            broken = Refusal(Reason.INTERNAL, "the round failed; send the draft again", 500)
+            await self._refuse(sequence, broken, request.committed_length)
         finally:
             if self._rounds.get(sequence) is asyncio.current_task():
                 del self._rounds[sequence]
@@ -160,13 +173,14 @@ class DeviceStream:
             self._service.backend.close(key)
 
     def _forget(self, sequence: int) -> int | None:
+        self._verdicts.pop(sequence, None)
         key = self._sequences.pop(sequence, None)
         if key is not None:
-            self._service.devices.give_sequence(self._device_id)
+            self._service.devices.give_sequence(self.device_id)
         return key
 
     async def _refuse(self, sequence: int, refusal: Refusal, committed_length: int = 0) -> None:
         self._refused_in_a_row += 1
         loud = self._refused_in_a_row == 1
-        self._service.note_refusal(refusal, self._device_id, sequence, loud=loud)
+        self._service.note_refusal(refusal, self.device_id, sequence, loud=loud)
         await self.send(frames.refused_frame(sequence, refusal, committed_length))

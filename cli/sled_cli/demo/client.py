@@ -18,7 +18,7 @@ from sled_cli.demo.prompts import Prompt
 
 READ_SECONDS = 300.0
 """Longest silence of a device before its text counts as failed."""
-MAX_EVENT_CHARACTERS = 1_000_000
+MAX_EVENT_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +120,26 @@ async def ask(
 
 async def _events(reply: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events."""
-    async for line in reply.aiter_lines():
-        if len(line) > MAX_EVENT_CHARACTERS:
-            raise ValueError("an event is too long")
-        if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
+    async for line in _lines(reply):
+        if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
             event = json.loads(data)
             if not isinstance(event, dict):
                 raise ValueError("an event is not an object")
             yield event
+
+
+async def _lines(reply: httpx.Response) -> AsyncIterator[bytes]:
+    """Lines as event streams have them. httpx's own would also end at U+2028 and its like, which a
+    model may well write."""
+    rest = b""
+    async for data in reply.aiter_bytes():
+        *lines, rest = (rest + data).split(b"\n")
+        if any(len(line) > MAX_EVENT_BYTES for line in (*lines, rest)):
+            raise ValueError("an event is too long")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
 
 
 def _refusal(status: int, body: bytes) -> str:

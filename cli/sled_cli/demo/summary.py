@@ -36,8 +36,8 @@ class Figures:
 
     @property
     def tokens_per_pass(self) -> float:
-        """Output tokens for each pass of the target."""
-        return self.output_tokens / self.passes if self.passes else 0.0
+        """Tokens for each pass of the target, end tokens too."""
+        return self.passes_alone / self.passes if self.passes else 0.0
 
 
 def figures(
@@ -71,7 +71,7 @@ def saved(result: Figures) -> list[str]:
     compared = f"{change:.0f} % fewer" if change >= 0 else f"{-change:.0f} % more"
     return [
         f"{result.texts} texts, {result.output_tokens:,} output tokens. Alone, the target needs a "
-        f"pass for each of them and for each end: {result.passes_alone:,} passes.",
+        f"pass for each of them and for each end of a text: {result.passes_alone:,} passes.",
         f"With SLED it made {result.passes:,}: {compared}, {result.tokens_per_pass:.2f} tokens a "
         f"pass. Devices shared steps, so that the engine ran {result.steps:,} steps, prompts "
         "included.",

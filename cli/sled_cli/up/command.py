@@ -16,6 +16,7 @@ from sled_cli.up.fleet import Fleet
 from sled_cli.up.fleet_plan import FleetPlan
 from sled_cli.up.logs import ConsoleLog, OnLine
 from sled_cli.up.plan import candidate_ports, plan_fleet
+from sled_cli.up.preflight import check_configs
 from sled_cli.up.probe import HttpProbe
 from sled_cli.up.process import LocalLauncher, ProcessSpec
 from sled_cli.up.specs import fleet_state, process_specs
@@ -76,12 +77,14 @@ def plan_files(files: tuple[Path, ...]) -> FleetPlan:
     """Read documents and plan what to run here; warnings go to stderr.
 
     Raises:
-        BadInput: see `read` and `plan_fleet`.
+        BadInput: see `read`, `plan_fleet` and `check_configs`.
     """
     reading: Reading = read(files)
     for warning in reading.warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)
-    return plan_fleet(reading, local_facts(candidate_ports(reading)))
+    plan = plan_fleet(reading, local_facts(candidate_ports(reading)))
+    check_configs(plan)
+    return plan
 
 
 def describe(plan: FleetPlan) -> list[str]:

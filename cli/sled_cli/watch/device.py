@@ -21,6 +21,8 @@ class DeviceCounters:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     output_tokens: int = 0
+    ends: int = 0
+    """Texts that ended with an end token, which the output does not count."""
     link_bytes: int = 0
     running: int = 0
     """Generations under way now."""
@@ -35,6 +37,7 @@ class DeviceCounters:
             draft_tokens=self.draft_tokens - before.draft_tokens,
             accepted_tokens=self.accepted_tokens - before.accepted_tokens,
             output_tokens=self.output_tokens - before.output_tokens,
+            ends=self.ends - before.ends,
             link_bytes=self.link_bytes - before.link_bytes,
             running=self.running,
             connected=self.connected,
@@ -47,8 +50,9 @@ class DeviceCounters:
 
     @property
     def tokens_per_pass(self) -> float | None:
-        """Output tokens for each pass of the target; None before the first pass."""
-        return self.output_tokens / self.passes if self.passes else None
+        """Tokens for each pass of the target, end tokens too, because they take a pass as others
+        do; 1 without drafts, None before the first pass."""
+        return (self.output_tokens + self.ends) / self.passes if self.passes else None
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -65,8 +69,11 @@ def parse_device_metrics(text: str) -> DeviceCounters:
     samples: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name.startswith(PREFIX) and not sample.labels:
-                samples[sample.name.removeprefix(PREFIX)] = sample.value
+            name = sample.name.removeprefix(PREFIX)
+            if not sample.labels:
+                samples[name] = sample.value
+            elif sample.labels == {"finish": "end_token"}:
+                samples[f"{name}:ended"] = sample.value
 
     def total(name: str) -> int:
         return int(samples.get(name, 0))
@@ -76,6 +83,7 @@ def parse_device_metrics(text: str) -> DeviceCounters:
         draft_tokens=total("spec_decode_num_draft_tokens_total"),
         accepted_tokens=total("spec_decode_num_accepted_tokens_total"),
         output_tokens=total("generation_tokens_total"),
+        ends=total("generations_total:ended"),
         link_bytes=total("uplink_bytes_total") + total("downlink_bytes_total"),
         running=total("num_requests_running"),
         connected=total("verifier_connected") > 0,

@@ -17,6 +17,10 @@ Work = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 CLEAN_UP_SECONDS = 10.0
 
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""Line ends by Unicode, though not in event streams: clients that split text into lines would cut
+an event at them."""
+
 EVENT_STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -78,7 +82,8 @@ class EventStream:
 
     async def event(self, data: Mapping[str, Any]) -> None:
         """Send one JSON event."""
-        await self.line(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+        await self.line(text.translate(_LINE_ENDS))
 
     async def line(self, data: str) -> None:
         """Send one event of one line."""

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,17 @@ from numpy.typing import NDArray
 from sled_edge.drafter.base import DrafterInfo, KeepDrafting, Proposal
 from sled_edge.drafter.slots import SlotTable
 from sled_llamacpp import Chunk, Context, DecodeError, Library, Model
+from sled_llamacpp.microbatch import Rules
 from sled_protocol.distribution import DraftDistribution
 from sled_protocol.limits import MAX_DRAFT_PROBS
 from sled_speculation.drafting import draft_token
 from sled_speculation.sampling import SamplingParams
 from sled_speculation.transforms import TokenSet, UnusableLogits
+
+_PREFILL_ROWS: Final = 128
+"""Tokens of a prompt per forward pass: enough to keep the cores busy, few enough for a small
+device.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +73,7 @@ class LlamaCppDrafter:
                 context_tokens=context_tokens,
                 threads=threads,
                 exact=False,
+                rules=Rules(max_rows=_PREFILL_ROWS),
             )
         except BaseException:
             self._model.close()

@@ -138,6 +138,21 @@ def alive(pid: int) -> bool:
     return not Path("/proc").is_dir()
 
 
+def exited(pid: int) -> asyncio.Future[None]:
+    """Done once the process has ended, whoever its parent is; Linux only."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    handle = os.pidfd_open(pid)
+
+    def on_end() -> None:
+        loop.remove_reader(handle)
+        os.close(handle)
+        done.set_result(None)
+
+    loop.add_reader(handle, on_end)
+    return done
+
+
 def listening(url: str) -> bool:
     """Whether somebody accepts connections at `http://127.0.0.1:PORT`."""
     with socket.socket() as probe:

@@ -12,7 +12,7 @@ from sled_llamacpp import Model
 from sled_testkit.exactness import Reference, decode_alone, long_text, prompts
 from sled_verifier.engine.llamacpp import LlamaCppEngine
 
-OUTPUT_TOKENS = 20
+OUTPUT_TOKENS = 18
 CONTEXT_TOKENS = 2304
 
 

@@ -1,4 +1,6 @@
-"""Going away politely: unhealthy first, then Drain, then the rounds in flight are answered, then the streams end."""
+"""Going away politely: unhealthy first, then Drain, then the rounds in flight are answered, then
+the streams end.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sled_protocol.v1 import verifier_pb2 as pb
 from sled_testkit.verifier import running_server
 from sled_testkit.verifier_device import (
     RefusedByVerifier,
@@ -18,8 +21,6 @@ from sled_testkit.verifier_device import (
 )
 from sled_testkit.verifier_faults import GatedEngine, until
 from sled_testkit.verifier_http import get
-
-from sled_protocol.v1 import verifier_pb2 as pb
 from sled_verifier.engine.fake import ToyModel
 from sled_verifier.server import SERVICE_NAME
 
@@ -107,7 +108,7 @@ async def test_unhealthy_comes_before_drain() -> None:
             order.append("drain")
             start(within_seconds, reason)
 
-        server._health.enter_graceful_shutdown = entering  # type: ignore[method-assign]
+        server._health.enter_graceful_shutdown = entering
         server.service.start_drain = starting  # type: ignore[method-assign]
         async with greeted(server.address):
             await server.drain("going")
@@ -116,15 +117,17 @@ async def test_unhealthy_comes_before_drain() -> None:
 
 async def test_a_drain_is_bounded_when_a_step_hangs() -> None:
     engine = GatedEngine(model=TARGET)
-    async with running_server(engine=engine, drainSeconds=0.05) as server:
-        async with greeted(server.address) as device:
-            await device.open(1, PROMPT)
-            engine.shut()
-            await device.send(draft_frame(1, PROMPT, (), [1]))
-            await until(engine.entered.is_set)
-            await server.drain("going")
-            assert server.service.open_streams == 1
-            engine.gate.set()
+    async with (
+        running_server(engine=engine, drainSeconds=0.05) as server,
+        greeted(server.address) as device,
+    ):
+        await device.open(1, PROMPT)
+        engine.shut()
+        await device.send(draft_frame(1, PROMPT, (), [1]))
+        await until(engine.entered.is_set)
+        await server.drain("going")
+        assert server.service.open_streams == 1
+        engine.gate.set()
 
 
 async def test_a_drain_without_devices_is_over_at_once() -> None:

@@ -1,4 +1,6 @@
-"""Greedy output over real gRPC equals the target's own, token for token, whatever the drafts and whatever happens."""
+"""Greedy output over real gRPC equals the target's own, token for token, whatever the drafts and
+whatever happens.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ import random
 
 import pytest
 
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_speculation.sampling import SamplingParams
 from sled_testkit.verifier import running_server, running_verifier
 from sled_testkit.verifier_device import (
     GreedyText,
@@ -16,9 +20,6 @@ from sled_testkit.verifier_device import (
     greeted,
     hello_frame,
 )
-
-from sled_protocol.v1 import verifier_pb2 as pb
-from sled_speculation.sampling import SamplingParams
 from sled_verifier.engine.fake import FakeEngine, ToyModel
 from sled_verifier.slots import SlotPolicy
 
@@ -37,10 +38,13 @@ def text_of(prompt: list[int], skill: float = 0.8, seed: int = 0) -> GreedyText:
 
 @pytest.mark.parametrize("skill", [0.0, 0.5, 1.0])
 async def test_every_draft_length_gives_the_targets_own_text(skill: float) -> None:
-    async with running_verifier(
-        engine=FakeEngine(model=TARGET, slots=16),
-        batching={"maxSequencesPerDevice": 17},
-    ) as address, greeted(address) as device:
+    async with (
+        running_verifier(
+            engine=FakeEngine(model=TARGET, slots=16),
+            batching={"maxSequencesPerDevice": 17},
+        ) as address,
+        greeted(address) as device,
+    ):
         texts = [text_of(prompt_of(5 + k, k), skill, k) for k in range(17)]
         await asyncio.gather(*(t.run(device, k + 1, TOKENS, k) for k, t in enumerate(texts)))
     for text in texts:
@@ -50,18 +54,22 @@ async def test_every_draft_length_gives_the_targets_own_text(skill: float) -> No
 @pytest.mark.parametrize("skill", [0.0, 1.0])
 async def test_perfect_drafts_save_rounds_and_wrong_ones_cost_none(skill: float) -> None:
     text = text_of(prompt_of(9), skill)
-    async with running_verifier(engine=FakeEngine(model=TARGET)) as address:
-        async with greeted(address) as device:
-            await text.run(device, 1, 45, 8)
+    async with (
+        running_verifier(engine=FakeEngine(model=TARGET)) as address,
+        greeted(address) as device,
+    ):
+        await text.run(device, 1, 45, 8)
     assert text.rounds == (5 if skill else 45)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 47, 48, 49, 255, 256, 257, 1000, 2000])
 async def test_prompts_of_any_length(length: int) -> None:
     text = text_of(prompt_of(length))
-    async with running_verifier(engine=FakeEngine(model=TARGET)) as address:
-        async with greeted(address) as device:
-            await text.run(device, 1, TOKENS, 6)
+    async with (
+        running_verifier(engine=FakeEngine(model=TARGET)) as address,
+        greeted(address) as device,
+    ):
+        await text.run(device, 1, TOKENS, 6)
     assert text.output == TARGET.greedy(text.prompt, TOKENS)
 
 
@@ -94,13 +102,15 @@ async def test_the_repetition_penalty_covers_prompt_and_output() -> None:
             row[token] = row[token] / 3.0 if row[token] > 0 else row[token] * 3.0
         want.append(int(row.argmax()))
     output: list[int] = []
-    async with running_verifier(engine=FakeEngine(model=TARGET)) as address:
-        async with greeted(address) as device:
-            await device.open(1, prompt, (), sampling)
-            while len(output) < TOKENS:
-                draft = [*want[len(output) : len(output) + 3], 5]
-                verdict = await device.round(1, prompt, output, draft)
-                output += [*draft[: verdict.accepted], verdict.next_token]
+    async with (
+        running_verifier(engine=FakeEngine(model=TARGET)) as address,
+        greeted(address) as device,
+    ):
+        await device.open(1, prompt, (), sampling)
+        while len(output) < TOKENS:
+            draft = [*want[len(output) : len(output) + 3], 5]
+            verdict = await device.round(1, prompt, output, draft)
+            output += [*draft[: verdict.accepted], verdict.next_token]
     assert output[:TOKENS] == want
 
 
@@ -146,15 +156,19 @@ async def test_devices_that_open_one_prompt_together_compute_it_once() -> None:
 async def test_resume_on_another_replica() -> None:
     text = text_of(prompt_of(100))
     for tokens in (10, 11, 29, TOKENS):
-        async with running_verifier(engine=FakeEngine(model=TARGET)) as address:
-            async with greeted(address) as device:
-                await text.run(device, 1, tokens, 4)
+        async with (
+            running_verifier(engine=FakeEngine(model=TARGET)) as address,
+            greeted(address) as device,
+        ):
+            await text.run(device, 1, tokens, 4)
     assert text.output == TARGET.greedy(text.prompt, len(text.output))
     assert len(text.output) >= TOKENS
 
 
 async def test_reconnects_in_mid_round_lose_and_repeat_nothing() -> None:
-    """The link is cut after each draft was sent, before its verdict is read; every third time it is let through."""
+    """The link is cut after each draft was sent, before its verdict is read; every third time it is
+    let through.
+    """
     text = text_of(prompt_of(30))
     async with running_verifier(engine=FakeEngine(model=TARGET)) as address:
         for attempt in range(200):
@@ -172,43 +186,50 @@ async def test_reconnects_in_mid_round_lose_and_repeat_nothing() -> None:
 
 async def test_a_repeated_draft_gets_the_same_verdict_and_is_not_run_again() -> None:
     text = text_of(prompt_of(12))
-    async with running_server(engine=FakeEngine(model=TARGET)) as server:
-        async with greeted(server.address) as device:
-            await device.open(1, text.prompt)
-            draft = text.draft(6)
-            first = await device.round(1, text.prompt, (), draft)
-            steps = server.backend.stats().steps_total
-            second = await device.round(1, text.prompt, (), draft)
-            assert server.backend.stats().steps_total == steps
-            assert second.SerializeToString() == first.SerializeToString()
-            text.output = [*draft[: first.accepted], first.next_token]
-            await text.run(device, 1, TOKENS, 6, fresh=False)
+    async with (
+        running_server(engine=FakeEngine(model=TARGET)) as server,
+        greeted(server.address) as device,
+    ):
+        await device.open(1, text.prompt)
+        draft = text.draft(6)
+        first = await device.round(1, text.prompt, (), draft)
+        steps = server.backend.stats().steps_total
+        second = await device.round(1, text.prompt, (), draft)
+        assert server.backend.stats().steps_total == steps
+        assert second.SerializeToString() == first.SerializeToString()
+        assert server.service.tally.rounds == 1
+        text.output = [*draft[: first.accepted], first.next_token]
+        await text.run(device, 1, TOKENS, 6, fresh=False)
     assert text.output == TARGET.greedy(text.prompt, TOKENS)
 
 
 async def test_a_stale_prefix_is_refused_and_the_sequence_goes_on() -> None:
     text = text_of(prompt_of(12))
-    async with running_verifier(engine=FakeEngine(model=TARGET)) as address:
-        async with greeted(address) as device:
-            await device.open(1, text.prompt)
-            draft = text.draft(6)
-            verdict = await device.round(1, text.prompt, (), draft)
-            text.output = [*draft[: verdict.accepted], verdict.next_token]
-            for committed, tokens in (([], [9, 9]), (text.output[:-1], [])):
-                with pytest.raises(RefusedByVerifier) as refusal:
-                    await device.round(1, text.prompt, committed, tokens)
-                assert refusal.value.reason == pb.REFUSAL_REASON_STALE_PREFIX
-                assert refusal.value.refused.committed_length == len(committed)
-            other = [(text.output[0] + 1) % 200, *text.output[1:]]
+    async with (
+        running_verifier(engine=FakeEngine(model=TARGET)) as address,
+        greeted(address) as device,
+    ):
+        await device.open(1, text.prompt)
+        draft = text.draft(6)
+        verdict = await device.round(1, text.prompt, (), draft)
+        text.output = [*draft[: verdict.accepted], verdict.next_token]
+        for committed, tokens in (([], [9, 9]), (text.output[:-1], [])):
             with pytest.raises(RefusedByVerifier) as refusal:
-                await device.round(1, text.prompt, other)
+                await device.round(1, text.prompt, committed, tokens)
             assert refusal.value.reason == pb.REFUSAL_REASON_STALE_PREFIX
-            await text.run(device, 1, TOKENS, 6, fresh=False)
+            assert refusal.value.refused.committed_length == len(committed)
+        other = [(text.output[0] + 1) % 200, *text.output[1:]]
+        with pytest.raises(RefusedByVerifier) as refusal:
+            await device.round(1, text.prompt, other)
+        assert refusal.value.reason == pb.REFUSAL_REASON_STALE_PREFIX
+        await text.run(device, 1, TOKENS, 6, fresh=False)
     assert text.output == TARGET.greedy(text.prompt, TOKENS)
 
 
 async def test_a_sampled_text_does_not_depend_on_its_neighbours() -> None:
-    """The same seed and the same drafts alone, and among others on other slots, give the same tokens."""
+    """The same seed and the same drafts alone, and among others on other slots, give the same
+    tokens.
+    """
     sampling = SamplingParams(temperature=0.9, top_p=0.95, seed=11)
 
     async def generate(address: str) -> list[int]:
@@ -225,10 +246,12 @@ async def test_a_sampled_text_does_not_depend_on_its_neighbours() -> None:
 
     async with running_verifier(engine=FakeEngine(model=TARGET, slots=1)) as address:
         alone = await generate(address)
-    async with running_verifier(engine=FakeEngine(model=TARGET, slots=5)) as address:
-        async with greeted(address, "crowd") as crowd:
-            texts = [text_of(prompt_of(200, n), seed=n) for n in range(4)]
-            results = await asyncio.gather(
-                generate(address), *(t.run(crowd, n + 1, 80, 7) for n, t in enumerate(texts))
-            )
+    async with (
+        running_verifier(engine=FakeEngine(model=TARGET, slots=5)) as address,
+        greeted(address, "crowd") as crowd,
+    ):
+        texts = [text_of(prompt_of(200, n), seed=n) for n in range(4)]
+        results = await asyncio.gather(
+            generate(address), *(t.run(crowd, n + 1, 80, 7) for n, t in enumerate(texts))
+        )
     assert results[0] == alone

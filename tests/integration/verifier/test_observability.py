@@ -1,23 +1,26 @@
-"""What an operator sees of a replica: metrics that a Prometheus parser reads, stats, model, tokenizer, probes."""
+"""What an operator sees of a replica: metrics that a Prometheus parser reads, stats, model,
+tokenizer, probes.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
+from pathlib import Path
 
 import gguf
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sled_protocol.limits import TOKENIZER_CHUNK_BYTES
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
 from sled_testkit.verifier import running_server
 from sled_testkit.verifier_device import GreedyText, connected, greeted, hello_frame
 from sled_testkit.verifier_faults import GatedEngine, until
 from sled_testkit.verifier_http import exchange, get
-
-from sled_protocol.limits import TOKENIZER_CHUNK_BYTES
-from sled_protocol.v1 import verifier_pb2 as pb
-from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
 from sled_verifier.engine.fake import FakeEngine, ToyModel
 from sled_verifier.logs import JsonFormatter
 
@@ -35,39 +38,43 @@ def samples(text: str) -> dict[str, float]:
 
 
 async def test_metrics_and_stats_agree_with_what_happened() -> None:
-    async with running_server(engine=FakeEngine(model=TARGET)) as server:
-        async with connected(server.address) as device:
-            await device.greet(hello_frame("pi-1", draft_model="tiny", device_class="pi5"))
-            text = GreedyText(TARGET, [5] * 100, skill=0.7)
-            await device.open(1, text.prompt)
-            sent = accepted = 0
-            while len(text.output) < 60:
-                draft = text.draft(4)
-                verdict = await device.round(1, text.prompt, text.output, draft, draft_micros=250)
-                sent, accepted = sent + len(draft), accepted + verdict.accepted
-                text.rounds += 1
-                text.output += [*draft[: verdict.accepted], verdict.next_token]
-                assert verdict.verified == len(draft)
-                kind = (
-                    pb.NEXT_TOKEN_KIND_BONUS
-                    if verdict.accepted == len(draft)
-                    else pb.NEXT_TOKEN_KIND_RECOVERED
-                )
-                assert verdict.next_token_kind == kind
-                assert verdict.load.active_sequences == 1
-            plain = await device.round(1, text.prompt, text.output, [])
-            text.output.append(plain.next_token)
-            status, body = await get(server.metrics_address, "/metrics")
-            async with grpc.aio.insecure_channel(server.address) as channel:
-                stub = pb_grpc.VerifierStub(channel)
-                stats = await stub.GetStats(pb.GetStatsRequest())
-                model = await stub.GetModel(pb.GetModelRequest())
+    async with (
+        running_server(engine=FakeEngine(model=TARGET)) as server,
+        connected(server.address) as device,
+    ):
+        await device.greet(hello_frame("pi-1", draft_model="tiny", device_class="pi5"))
+        text = GreedyText(TARGET, [5] * 100, skill=0.7)
+        await device.open(1, text.prompt)
+        sent = accepted = 0
+        while len(text.output) < 60:
+            draft = text.draft(4)
+            verdict = await device.round(1, text.prompt, text.output, draft, draft_micros=250)
+            sent, accepted = sent + len(draft), accepted + verdict.accepted
+            text.rounds += 1
+            text.output += [*draft[: verdict.accepted], verdict.next_token]
+            assert verdict.verified == len(draft)
+            kind = (
+                pb.NEXT_TOKEN_KIND_BONUS
+                if verdict.accepted == len(draft)
+                else pb.NEXT_TOKEN_KIND_RECOVERED
+            )
+            assert verdict.next_token_kind == kind
+            assert verdict.load.active_sequences == 1
+        plain = await device.round(1, text.prompt, text.output, [])
+        text.output.append(plain.next_token)
+        status, body = await get(server.metrics_address, "/metrics")
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = pb_grpc.VerifierStub(channel)
+            stats = await stub.GetStats(pb.GetStatsRequest())
+            model = await stub.GetModel(pb.GetModelRequest())
     assert status == 200
     seen = samples(body)
     assert seen["vllm:spec_decode_num_drafts_total"] == text.rounds
     assert seen["vllm:spec_decode_num_draft_tokens_total"] == sent
     assert seen["vllm:spec_decode_num_accepted_tokens_total"] == accepted
-    positions = [f"vllm:spec_decode_num_accepted_tokens_per_pos_total[position={p}]" for p in range(4)]
+    positions = [
+        f"vllm:spec_decode_num_accepted_tokens_per_pos_total[position={p}]" for p in range(4)
+    ]
     assert sum(seen[name] for name in positions) == accepted
     assert seen["vllm:generation_tokens_total"] == len(text.output)
     assert seen["vllm:prompt_tokens_total"] == 100
@@ -96,16 +103,18 @@ async def test_metrics_and_stats_agree_with_what_happened() -> None:
     assert (model.vocab_size, model.context_tokens, model.max_draft_tokens) == (100, 2304, 16)
 
 
-async def test_the_tokenizer_arrives_in_bounded_pieces(tmp_path: object) -> None:
+async def test_the_tokenizer_arrives_in_bounded_pieces() -> None:
     class BigVocabulary(FakeEngine):
         def tokenizer_gguf(self) -> bytes:
             return super().tokenizer_gguf() + bytes(3 * TOKENIZER_CHUNK_BYTES)
 
     engine = BigVocabulary(model=TARGET)
-    async with running_server(engine=engine) as server:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            stub = pb_grpc.VerifierStub(channel)
-            chunks = [c async for c in stub.GetTokenizer(pb.GetTokenizerRequest())]
+    async with (
+        running_server(engine=engine) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stub = pb_grpc.VerifierStub(channel)
+        chunks = [c async for c in stub.GetTokenizer(pb.GetTokenizerRequest())]
     data = b"".join(chunk.data for chunk in chunks)
     assert data == engine.tokenizer_gguf()
     assert len(chunks) == 4
@@ -113,10 +122,8 @@ async def test_the_tokenizer_arrives_in_bounded_pieces(tmp_path: object) -> None
     assert {chunk.total_bytes for chunk in chunks} == {len(data)}
 
 
-async def test_the_fake_vocabulary_is_a_readable_gguf(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "vocabulary.gguf"
+async def test_the_fake_vocabulary_is_a_readable_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "vocabulary.gguf"
     path.write_bytes(FakeEngine(model=TARGET).tokenizer_gguf())
     reader = gguf.GGUFReader(path)
     field = reader.get_field("tokenizer.ggml.tokens")
@@ -150,20 +157,25 @@ async def test_probes_say_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    "request_bytes", [b"\r\n\r\n", b"nonsense\r\n\r\n", b"GET /metrics HTTP/1.1\r\n" + b"x" * 40_000]
+    "request_bytes",
+    [b"\r\n\r\n", b"nonsense\r\n\r\n", b"GET /metrics HTTP/1.1\r\n" + b"x" * 40_000],
 )
 async def test_what_is_not_http_harms_nothing(request_bytes: bytes) -> None:
     async with running_server() as server:
-        try:
+        with suppress(ConnectionError):
             await exchange(server.metrics_address, request_bytes)
-        except ConnectionError:
-            pass
         assert (await get(server.metrics_address, "/healthz"))[0] == 200
 
 
 def test_logs_are_one_json_object_a_line() -> None:
     record = logging.makeLogRecord(
-        {"name": "x", "msg": "two\nlines %s", "args": ("here",), "levelname": "INFO", "why": "no_slot"}
+        {
+            "name": "x",
+            "msg": "two\nlines %s",
+            "args": ("here",),
+            "levelname": "INFO",
+            "why": "no_slot",
+        }
     )
     line = JsonFormatter().format(record)
     assert "\n" not in line

@@ -1,4 +1,6 @@
-"""TLS, mutual TLS, certificates and tokens that change while the server runs, and who may call the unary methods."""
+"""TLS, mutual TLS, certificates and tokens that change while the server runs, and who may call the
+unary methods.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
 from sled_testkit.verifier import running_server
 from sled_testkit.verifier_certificates import Authority
 from sled_testkit.verifier_device import (
@@ -17,9 +21,6 @@ from sled_testkit.verifier_device import (
     greeted,
     hello_frame,
 )
-
-from sled_protocol.v1 import verifier_pb2 as pb
-from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
 from sled_verifier.engine.fake import FakeEngine, ToyModel
 
 TARGET = ToyModel(vocab_size=100, seed=10)
@@ -87,35 +88,27 @@ async def test_a_renewed_certificate_is_used_without_a_restart(tmp_path: Path) -
 async def test_unary_calls_need_a_token_too(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("*:token-of-the-operator\n")
-    settings = {"auth": {"tokensFile": tokens}}
-    async with running_server(engine=FakeEngine(model=TARGET), **settings) as server:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            stub = pb_grpc.VerifierStub(channel)
-
-            async def call_all(metadata: tuple[tuple[str, str], ...]) -> list[Any]:
-                return [
-                    await stub.GetModel(pb.GetModelRequest(), metadata=metadata),
-                    await stub.GetStats(pb.GetStatsRequest(), metadata=metadata),
-                    [c async for c in stub.GetTokenizer(pb.GetTokenizerRequest(), metadata=metadata)],
-                ]
-
-            for header in ("Bearer wrong-but-long-enough", "Basic token-of-the-operator", "Bearer"):
-                for method, request in (
-                    (stub.GetModel, pb.GetModelRequest()),
-                    (stub.GetStats, pb.GetStatsRequest()),
-                ):
-                    with pytest.raises(grpc.aio.AioRpcError) as error:
-                        await method(request, metadata=(("authorization", header),))
-                    assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
-                    assert "token-of" not in str(error.value.details())
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                async for _ in stub.GetTokenizer(pb.GetTokenizerRequest()):
-                    pass
-            assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
-            model, stats, chunks = await call_all(
-                (("authorization", "Bearer token-of-the-operator"),)
-            )
-            assert (model.name, stats.replica, len(chunks)) == ("toy", "test-0", 1)
+    engine = FakeEngine(model=TARGET)
+    async with (
+        running_server(engine=engine, auth={"tokensFile": tokens}) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stub = pb_grpc.VerifierStub(channel)
+        unary = ((stub.GetModel, pb.GetModelRequest()), (stub.GetStats, pb.GetStatsRequest()))
+        for header in ("Bearer wrong-but-long-enough", "Basic token-of-the-operator", "Bearer"):
+            for method, request in unary:
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await method(request, metadata=(("authorization", header),))
+                assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+                assert "token-of" not in str(error.value.details())
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.GetTokenizer(pb.GetTokenizerRequest()).read()
+        assert error.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        good = (("authorization", "Bearer token-of-the-operator"),)
+        assert (await stub.GetModel(pb.GetModelRequest(), metadata=good)).name == "toy"
+        assert (await stub.GetStats(pb.GetStatsRequest(), metadata=good)).replica == "test-0"
+        call = stub.GetTokenizer(pb.GetTokenizerRequest(), metadata=good)
+        assert len([chunk async for chunk in call]) == 1
 
 
 async def test_tokens_are_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

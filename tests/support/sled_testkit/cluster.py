@@ -30,7 +30,7 @@ from sled_testkit.cluster_certificates import write_kubeconfig
 from sled_testkit.cluster_commands import Layout
 from sled_testkit.cluster_process import Child, ProcessFailed, new_folder, reap_abandoned
 
-READY_TIMEOUT_SECONDS = 60.0
+READY_TIMEOUT_SECONDS = 240.0
 
 
 class KubectlFailed(RuntimeError):
@@ -128,7 +128,10 @@ class ControlPlane(Cluster):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-        for child in (*reversed(self._workloads), self._apiserver, self._etcd):
+        children = (*reversed(self._workloads), self._apiserver, self._etcd)
+        for child in children:
+            child.signal_kill()
+        for child in children:
             child.kill()
         if os.environ.get("SLED_TEST_KEEP") != "1":
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -21,7 +21,7 @@ from sled_testkit.cluster_audit import service_account
 from sled_testkit.cluster_process import Child, ProcessFailed
 
 ROOT = Path(__file__).resolve().parents[3]
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 240.0
 _PACKAGES = ("operator", "speculation", "protocol")
 
 

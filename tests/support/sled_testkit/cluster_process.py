@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER_PREFIX = "sled-cluster-"
+KILL_TIMEOUT_SECONDS = 60.0
+"""The kernel takes a while to free gigabytes on a busy machine."""
 _RECORD = "processes.json"
 _LAUNCHER = Path(__file__).with_name("cluster_launch.py")
 
@@ -97,13 +99,18 @@ class Child:
             process.wait(grace_seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(grace_seconds)
+            process.wait(KILL_TIMEOUT_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL at once, as a crash would."""
+        """SIGKILL at once, as a crash would, and wait until it is gone."""
+        self.signal_kill()
+        if self._process is not None:
+            self._process.wait(KILL_TIMEOUT_SECONDS)
+
+    def signal_kill(self) -> None:
+        """SIGKILL without waiting."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.wait(5.0)
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of the log, for an error message."""

@@ -43,6 +43,14 @@ async def test_a_devices_own_api_gives_text_and_ids() -> None:
     assert sum(counts) == len(answer.tokens) > 0
 
 
+async def test_text_may_hold_what_unicode_calls_a_line_end() -> None:
+    text = "one\x85two\u2028three"
+    delta = {"delta": {"content": text}, "token_ids": [1, 2], "finish_reason": "stop"}
+    line = "data: " + json.dumps({"choices": [delta]}, ensure_ascii=False)
+    answer, _ = await answer_from(scripted(line))
+    assert (answer.error, answer.text, answer.tokens) == ("", text, (1, 2))
+
+
 async def test_unverified_text_is_noticed() -> None:
     app = build_app(
         FakeGenerator(unverified_rounds=frozenset({1})), ByteTokenizer(), metrics=EdgeMetrics()

@@ -105,7 +105,7 @@ def board() -> Board:
     made.answered(second, Answer("b", "x", error="broken"))
     first.tokens = 29
     first.counters = DeviceCounters(
-        passes=110, draft_tokens=40, accepted_tokens=20, output_tokens=129, link_bytes=290
+        passes=110, draft_tokens=40, accepted_tokens=20, output_tokens=129, ends=1, link_bytes=290
     )
     second.counters = DeviceCounters(passes=5)
     made.verifiers[0].saw(stats(1012))
@@ -137,9 +137,9 @@ def test_sentences_say_what_was_saved() -> None:
     result = figures(made, [], 10.0, 24.0)
     text = " ".join(saved(result))
     assert "3 texts, 29 output tokens" in text
-    assert "30 passes. With SLED it made 15: 50 % fewer, 1.93 tokens a pass" in text
+    assert "30 passes. With SLED it made 15: 50 % fewer, 2.00 tokens a pass" in text
     assert by_device(made)[0] == (
-        "a (ngram) drafted 40 tokens, 50 % of them accepted: 2.90 tokens a pass"
+        "a (ngram) drafted 40 tokens, 50 % of them accepted: 3.00 tokens a pass"
     )
     assert "drafted nothing, because it would not have paid" in by_device(made)[1]
 

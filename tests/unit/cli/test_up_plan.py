@@ -10,6 +10,7 @@ from sled_cli.up.configs import edge_config, verifier_config
 from sled_cli.up.documents import Document, Reading
 from sled_cli.up.fleet_plan import FleetPlan, LocalFacts
 from sled_cli.up.plan import candidate_ports, plan_fleet
+from sled_cli.up.preflight import check_configs
 from sled_edge.config import EdgeConfig
 from sled_operator.spec import parse
 
@@ -257,3 +258,10 @@ def test_a_verifiers_configuration_has_what_the_document_says() -> None:
     assert config["batching"]["stepTokens"] == 99
     assert config["auth"] == {"tokensFile": "/s/tokens"}
     assert (config["drainSeconds"], config["replica"]) == (7, "s-0")
+
+
+def test_what_a_process_would_refuse_is_known_before_anything_runs() -> None:
+    llama = {"engine": {"kind": "LlamaCpp"}, "model": {"name": "m", "source": "catalog://m"}}
+    check_configs(plan(server(**llama), drafter(drafts=[{"name": "m", "source": "catalog://m"}])))
+    with pytest.raises(BadInput, match=r"verifier s-0: batching\.maxQueue: .*65536"):
+        check_configs(plan(server(batching={"maxQueue": 65_537})))

@@ -23,6 +23,9 @@ def metrics_text() -> str:
     metrics.observe_delta(Delta((1, 2, 3, 4), round=stats))
     metrics.observe_delta(Delta((5,), round=RoundStats(0, 0, 0.0, 0.2, 0.0, 0.1, 40, 20)))
     metrics.verifier_connected(True)
+    for finish in ("end_token", "end_token", "length"):
+        metrics.generation_started(10)
+        metrics.generation_ended(finish, 1.0)
     metrics.generation_started(10)
     return metrics.exposition()[0].decode()
 
@@ -33,6 +36,7 @@ def test_a_devices_metrics_are_read_as_it_writes_them() -> None:
         draft_tokens=4,
         accepted_tokens=3,
         output_tokens=5,
+        ends=2,
         link_bytes=140,
         running=1,
         connected=True,
@@ -43,9 +47,9 @@ def test_ratios_are_none_before_there_is_anything() -> None:
     nothing = DeviceCounters()
     assert (nothing.acceptance, nothing.tokens_per_pass, nothing.bytes_per_token) == (None,) * 3
     some = DeviceCounters(
-        passes=2, draft_tokens=4, accepted_tokens=3, output_tokens=5, link_bytes=140
+        passes=2, draft_tokens=4, accepted_tokens=3, output_tokens=5, ends=1, link_bytes=140
     )
-    assert (some.acceptance, some.tokens_per_pass, some.bytes_per_token) == (0.75, 2.5, 28)
+    assert (some.acceptance, some.tokens_per_pass, some.bytes_per_token) == (0.75, 3, 28)
 
 
 def test_a_device_that_started_again_counts_from_zero() -> None:
@@ -82,19 +86,21 @@ def test_the_table_shows_rates_between_two_looks_and_who_is_silent() -> None:
     view = fleet_view(targets, look(0, 10), look(2, 30))
     Console(file=out, width=140).print(view)
     lines = [line.split() for line in out.getvalue().splitlines()]
-    assert lines[1] == ["v:1", "serving", "2", "3", "4/256", "17", "50", "ms", "200", "ms", "10.0"]
-    assert lines[2][:3] == ["w:1", "no", "answer"]
-    assert lines[4] == ["http://a/", "idle", "10.0", "–", "3.00", "0"]
-    assert lines[5][:3] == ["http://b", "no", "answer"]
+    serving = "v:1 v:1 – serving 2 3 4/256 17 50 ms 200 ms 10.0"
+    assert lines[2] == serving.split()
+    assert lines[3][:5] == ["w:1", "w:1", "–", "no", "answer"]
+    idle = "http://a/ a – idle 10.0 – 3.00 0"
+    assert lines[7] == idle.split()
+    assert lines[8][:5] == ["http://b", "b", "–", "no", "answer"]
 
 
 def test_targets_come_from_the_state_of_sled_up(tmp_path: Path) -> None:
     folder = StateFolder(tmp_path)
-    verifier = {"name": "v", "address": "127.0.0.1:7000", "token_file": "/t"}
-    device = {"name": "d", "draft": "ngram", "url": "http://127.0.0.1:8080"}
+    verifier = {"name": "v", "address": "127.0.0.1:7000", "token_file": "/t", "pid": 7}
+    device = {"name": "d", "draft": "ngram", "url": "http://127.0.0.1:8080", "pid": None}
     folder.write_state({"verifiers": [verifier], "devices": [device]})
     targets = targets_of_state(tmp_path)
-    assert targets.verifiers[0].token_file == Path("/t")
+    assert (targets.verifiers[0].token_file, targets.verifiers[0].pid) == (Path("/t"), 7)
     assert targets.devices[0].draft == "ngram"
     folder.write_state({"verifiers": [{}], "devices": []})
     with pytest.raises(BadInput, match="the state file lacks 'name'"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -112,5 +113,15 @@ async def test_an_event_stream_opens_with_its_first_event_and_keeps_text_as_utf8
     headers: dict[bytes, bytes] = dict(start["headers"])
     assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
     assert headers[b"x-more"] == b"1"
-    assert body["body"] == 'data: {"text":"日\\n\u2028"}\n\n'.encode()
+    assert body["body"] == 'data: {"text":"日\\n\\u2028"}\n\n'.encode()
     assert not end["more_body"]
+
+
+async def test_an_event_is_one_line_by_anybody_s_count() -> None:
+    peer = Peer()
+    text = "a\nb\x85c\u2028d\u2029é"
+    await EventStream(peer.send).event({"text": text})
+    body = peer.sent[1]["body"].decode()
+    assert len(body.rstrip("\n").splitlines()) == 1
+    assert "é" in body
+    assert json.loads(body.removeprefix("data: "))["text"] == text

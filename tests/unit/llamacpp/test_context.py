@@ -192,6 +192,7 @@ def test_abort_empties_the_slots_and_the_context_goes_on(context: Context) -> No
         context.decode([Chunk(0, (3,), 1), Chunk(2, (4,), 1)])
     assert caught.value.slots == (0, 2)
     assert [context.length(slot) for slot in (0, 1, 2)] == [0, 2, 0]
+    assert context.decode([Chunk(1, (3,), 1)])[0].shape == (1, VOCAB_SIZE)
     expected = alone(context, (5, 6, 7))
     assert np.array_equal(context.decode([Chunk(0, (5, 6, 7), 3)])[0], expected)
 
@@ -207,6 +208,14 @@ def test_a_closed_context_and_model_say_so(tiny_path: Path) -> None:
     model.close()
     with pytest.raises(ModelLoadError, match=r"closed"):
         Context(model, slots=1, context_tokens=10, threads=1)
+
+
+def test_closing_the_model_closes_its_contexts(tiny_path: Path) -> None:
+    model = Model(tiny_path)
+    context = Context(model, slots=1, context_tokens=10, threads=1)
+    model.close()
+    with pytest.raises(ContextError, match=r"closed"):
+        context.truncate(0, 0)
 
 
 def resident_bytes() -> int:

@@ -1,4 +1,6 @@
-"""The step loop around the scheduler: cancelling, closing, stopping and dying, with nobody left waiting."""
+"""The step loop around the scheduler: cancelling, closing, stopping and dying, with nobody left
+waiting.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from sled_testkit.verifier_faults import GatedEngine, until
-
 from sled_protocol.prefix import prefix_hash
 from sled_speculation.sampling import SamplingParams
+from sled_testkit.verifier_faults import GatedEngine, until
 from sled_verifier.batched import BatchedBackend
 from sled_verifier.engine.base import StepItem
 from sled_verifier.engine.fake import FakeEngine, ToyModel
@@ -116,6 +117,21 @@ async def test_stopping_refuses_whoever_waits() -> None:
     engine.gate.set()
     await stopping
     assert engine.closed
+
+
+async def test_an_engine_that_hangs_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sled_verifier.batched.CLOSE_SECONDS", 0.01)
+    engine = GatedEngine(model=TARGET)
+    async with BatchedBackend(engine, Limits()) as backend:
+        await backend.open(opening())
+        engine.shut()
+        await backend.open(opening((9, 8, 7)))
+        await until(engine.entered.is_set)
+    assert backend.stuck
+    assert not engine.closed
+    engine.gate.set()
 
 
 async def test_a_defect_refuses_everybody_and_everything_after() -> None:

@@ -83,7 +83,9 @@ def test_the_registry_forgets_devices_that_left() -> None:
 
 
 def busy_hint(*, token_seconds: float, idle_share: float = 0.0, sequences: int = 8) -> int:
-    """What is recommended after 200 steps of varying size at this cost and load, four of five draft tokens accepted."""
+    """What is recommended after 200 steps of varying size at this cost and load, four of five draft
+    tokens accepted.
+    """
     hint = DraftHint(8)
     now = 0.0
     for step in range(200):
@@ -112,9 +114,7 @@ def test_where_arithmetic_is_the_limit_drafting_is_not_worth_it() -> None:
 
 
 def test_between_the_two_the_hint_is_between() -> None:
-    lengths = [
-        busy_hint(token_seconds=cost) for cost in (1e-5, 3e-4, 1e-3, 3e-3, 1e-2)
-    ]
+    lengths = [busy_hint(token_seconds=cost) for cost in (1e-5, 3e-4, 1e-3, 3e-3, 1e-2)]
     assert lengths == sorted(lengths, reverse=True)
     assert 0 < lengths[2] < 8
 

@@ -75,7 +75,7 @@ def test_the_smallest_file_has_the_documented_defaults() -> None:
         ("model: {name: x, path: y}\nengine: {fake: {}}", "fake is given"),
         ("model: {name: x}\nengine: {kind: fake, slots: 0}", "engine.slots: "),
         ("model: {name: x}\nengine: {kind: fake, slots: '8'}", "engine.slots: "),
-        ("model: {name: \"a\\nb\"}\nengine: {kind: fake}", "model.name: has characters"),
+        ('model: {name: "a\\nb"}\nengine: {kind: fake}', "model.name: has characters"),
     ],
 )
 def test_what_is_refused_names_the_field(text: str, sentence: str) -> None:

@@ -43,8 +43,8 @@ def test_greedy_is_the_argmax_again_and_again() -> None:
 
 
 def test_end_tokens_come_about_as_often_as_asked() -> None:
-    """One context in ten by construction of the hash; 600 contexts give 60 on average, and the bounds are five standard
-    deviations away (false alarm about 1e-6, once for the fixed seed).
+    """One context in ten by construction of the hash; 600 contexts give 60 on average, and the
+    bounds are five standard deviations away (false alarm about 1e-6, once for the fixed seed).
     """
     model = ToyModel(50, end_every=10)
     ends = sum(model.greedy([a, b, 7], 1) == [49] for a in range(30) for b in range(20))
@@ -101,8 +101,8 @@ def test_more_broken_contracts() -> None:
     fake = engine(max_step_tokens=4)
     with pytest.raises(ValueError, match="max_step_tokens"):
         fake.step([StepItem(0, 0, (1,) * 5, 1)])
+    fake.step([StepItem(0, 0, (1,), 0), StepItem(1, 0, (1,), 0)])
     with pytest.raises(ValueError, match="not empty"):
-        fake.step([StepItem(0, 0, (1,), 0), StepItem(1, 0, (1,), 0)])
         fake.copy_prefix(0, 1, 1)
     with pytest.raises(ValueError, match="does not hold"):
         fake.copy_prefix(0, 2, 9)

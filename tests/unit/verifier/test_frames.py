@@ -44,7 +44,9 @@ def test_open() -> None:
 
 
 def test_an_open_without_sampling_is_refused_with_the_fields_name() -> None:
-    """Proto3 defaults are zero, and 0 is no repetition penalty: silence must not mean something else."""
+    """Proto3 defaults are zero, and 0 is no repetition penalty: silence must not mean something
+    else.
+    """
     with pytest.raises(Refusal) as caught:
         read_open(pb.Open(sequence=1, prompt_tokens=[1]), "d", INFO)
     assert caught.value.reason is Reason.INVALID_SAMPLING

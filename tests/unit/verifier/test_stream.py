@@ -1,4 +1,6 @@
-"""One device's stream without gRPC: its outbox is bounded, and a device that does not read is not read from."""
+"""One device's stream without gRPC: its outbox is bounded, and a device that does not read is not
+read from.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sled_testkit.verifier_device import close_frame, draft_frame, open_frame
-
 from sled_protocol.v1 import verifier_pb2 as pb
+from sled_testkit.verifier_device import close_frame, draft_frame, open_frame
 from sled_verifier.auth import Grant, OpenDoor
 from sled_verifier.batched import BatchedBackend
 from sled_verifier.engine.fake import FakeEngine, ToyModel
@@ -87,6 +88,23 @@ async def test_finish_gives_everything_back(service: Service) -> None:
     assert stats.load.active_sequences == stats.load.queue_depth == 0
     assert service.devices.connected == 0
     assert not service.tally.draft_models[("tiny", "pi5")].devices
+
+
+async def test_a_defect_of_the_backend_is_answered_too(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(key: int, draft: object) -> None:
+        raise ZeroDivisionError
+
+    stream = stream_of(service)
+    await stream.handle(open_frame(1, PROMPT))
+    await answer(stream)
+    monkeypatch.setattr(service.backend, "verify", broken)
+    await stream.handle(draft_frame(1, PROMPT, ()))
+    refused = (await answer(stream)).refused
+    assert (refused.reason, refused.sequence) == (pb.REFUSAL_REASON_INTERNAL, 1)
+    assert "a round failed" in caplog.text
+    stream.finish()
 
 
 async def test_a_refused_open_does_not_count_against_the_device(service: Service) -> None:

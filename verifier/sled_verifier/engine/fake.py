@@ -22,6 +22,8 @@ from sled_verifier.engine.vocabulary import byte_vocabulary_gguf
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_CACHE_BYTES = 4 << 20
+"""Rows that are kept because drafts and steps ask for the same ones; few for a large vocabulary."""
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -46,6 +48,7 @@ class ToyModel:
     scale: float = 2.0
     end_every: int = 0
     _ids: NDArray[np.uint64] = field(init=False, repr=False, compare=False)
+    _rows: dict[int, Logits] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         ids = (np.arange(self.vocab_size, dtype=np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
@@ -57,19 +60,30 @@ class ToyModel:
         return self.vocab_size - 1
 
     def logits(self, tokens: Sequence[int]) -> Logits:
-        """float32 [vocab]: of the token that follows `tokens`, of which only the last `order`
-        count.
+        """float32 [vocab], read-only: of the token that follows `tokens`, of which only the last
+        `order` count.
         """
         state = self.seed & _MASK
         for token in tokens[-self.order :]:
             state = ((state ^ (token + 1)) * _GOLDEN + 0x632BE59BD9B4E019) & _MASK
             state ^= state >> 29
+        row = self._rows.get(state)
+        if row is None:
+            row = self._row(state)
+            if len(self._rows) * row.nbytes >= _CACHE_BYTES:
+                self._rows.clear()
+            self._rows[state] = row
+        return row
+
+    def _row(self, state: int) -> Logits:
         words = _mix(self._ids + np.uint64(state))
         uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         row = -np.log(-np.log(uniform)) * self.scale
         if self.end_every:
             row[self.end_token] = row.max() + 1 if state % self.end_every == 0 else -1e4
-        return row.astype(np.float32)
+        logits = row.astype(np.float32)
+        logits.setflags(write=False)
+        return logits
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
         """The `count` tokens that plain greedy decoding writes after `prompt`; end tokens do not

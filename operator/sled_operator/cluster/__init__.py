@@ -1,0 +1,2 @@
+"""The only package that calls the Kubernetes API: a small Protocol, its client, and a shipped
+fake."""

@@ -1,0 +1,88 @@
+"""Objects whose kinds a cluster may lack: monitoring, certificates, routes, device claims. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sled_operator.resources.base import Manifest, manifest, server_owner
+from sled_operator.resources.secret import tls_secret_name
+from sled_operator.resources.service import headless_name, server_host
+from sled_operator.spec import SLEDServer
+
+Json = dict[str, Any]
+SERVICE_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
+CERTIFICATE = ("cert-manager.io/v1", "Certificate")
+GRPC_ROUTE = ("gateway.networking.k8s.io/v1", "GRPCRoute")
+CLAIM_TEMPLATE = ("resource.k8s.io/v1", "ResourceClaimTemplate")
+
+
+def service_monitor(server: SLEDServer) -> Manifest:
+    """Prometheus scrapes each replica."""
+    owner = server_owner(server)
+    spec = {
+        "selector": {"matchLabels": owner.selector | {"sled.dev/scrape": "true"}},
+        "endpoints": [{"port": "metrics", "path": "/metrics"}],
+    }
+    return manifest(owner, *SERVICE_MONITOR, server.metadata.name, {"spec": spec})
+
+
+def dns_names(server: SLEDServer) -> list[str]:
+    """Names and addresses that the serving certificate must carry."""
+    host = server_host(server)
+    namespace = server.metadata.namespace
+    replicas = f"*.{headless_name(server)}.{namespace}.svc"
+    own = [server.metadata.name, host.removesuffix(".svc"), host, f"{host}.cluster.local", replicas]
+    return [*own, *server.spec.tls.extra_names]
+
+
+def certificate(server: SLEDServer) -> Manifest:
+    """The request to cert-manager."""
+    issuer = server.spec.tls.issuer_ref
+    if issuer is None:
+        raise ValueError("tls mode CertManager without an issuerRef")
+    hours = server.spec.tls.certificate_days * 24
+    spec: Json = {
+        "secretName": tls_secret_name(server),
+        "dnsNames": dns_names(server),
+        "duration": f"{hours}h0m0s",
+        "renewBefore": f"{max(hours // 3, 1)}h0m0s",
+        "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
+        "issuerRef": {"name": issuer.name, "kind": issuer.kind, "group": "cert-manager.io"},
+    }
+    return manifest(server_owner(server), *CERTIFICATE, server.metadata.name, {"spec": spec})
+
+
+def grpc_route(server: SLEDServer) -> Manifest:
+    """The route from a Gateway to the verifier."""
+    gateway = server.spec.exposure.gateway
+    if gateway is None:
+        raise ValueError("exposure type Gateway without a gateway")
+    parent: Json = {"name": gateway.name}
+    if gateway.namespace is not None:
+        parent["namespace"] = gateway.namespace
+    if gateway.section_name is not None:
+        parent["sectionName"] = gateway.section_name
+    backend = {"name": server.metadata.name, "port": server.spec.exposure.port}
+    spec: Json = {"parentRefs": [parent], "rules": [{"backendRefs": [backend]}]}
+    if gateway.hostnames:
+        spec["hostnames"] = list(gateway.hostnames)
+    return manifest(server_owner(server), *GRPC_ROUTE, server.metadata.name, {"spec": spec})
+
+
+def gpu_claim_template(server: SLEDServer) -> Manifest:
+    """The GPUs of one replica, as dynamic resource allocation wants them said."""
+    gpu = server.spec.gpu
+    exactly: Json = {
+        "deviceClassName": gpu.device_class_name,
+        "allocationMode": "ExactCount",
+        "count": gpu.count,
+    }
+    if gpu.min_memory_mib:
+        least = f"quantity('{gpu.min_memory_mib}Mi')"
+        domain = gpu.device_class_name
+        cel = f"device.capacity['{domain}'].memory.compareTo({least}) >= 0"
+        exactly["selectors"] = [{"cel": {"expression": cel}}]
+    spec = {"spec": {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}}
+    return manifest(
+        server_owner(server), *CLAIM_TEMPLATE, f"{server.metadata.name}-gpu", {"spec": spec}
+    )

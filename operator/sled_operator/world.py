@@ -1,0 +1,177 @@
+"""What the operator knows of the cluster: resources, their objects, nodes and pods. Must not write.
+
+Everything here is fed by watches on the event loop; readers never wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sled_operator import measure
+from sled_operator.autoscaler.sample import Stats
+from sled_operator.cluster import kinds
+from sled_operator.cluster.base import Object, Reader, Resource
+from sled_operator.informer import Informer, Key
+from sled_operator.names import MANAGED_SELECTOR, NODE_PREFIX, node_label
+from sled_operator.spec import EdgeDrafter, InvalidResource, SLEDServer, parse
+from sled_operator.views import NodeView, PodView, node_view, pod_view
+
+WorkKey = tuple[str, str, str]
+"""`SLEDServer` or `EdgeDrafter`, namespace, name; or `NodeLabel`, "", label key."""
+SERVER, DRAFTER, LABEL = "SLEDServer", "EdgeDrafter", "NodeLabel"
+
+
+@dataclass(slots=True)
+class Telemetry:
+    """The newest answers of one server's replicas; None for a replica that gave none."""
+
+    answers: list[Stats | None] = field(default_factory=list)
+    ledger: measure.Ledger = field(default_factory=measure.Ledger)
+
+
+class World:
+    """All that is known, and who must look again when it changes."""
+
+    def __init__(self, reader: Reader, namespace: str, look: Callable[[WorkKey], None]) -> None:
+        self.servers: dict[Key, SLEDServer] = {}
+        self.drafters: dict[Key, EdgeDrafter] = {}
+        self.telemetry: dict[Key, Telemetry] = {}
+        self._look = look
+        self._by_owner: dict[str, set[tuple[str, Key]]] = {}
+        self._pods_of: dict[WorkKey, dict[Key, PodView]] = {}
+        self.nodes: Informer[NodeView] = Informer(reader, kinds.NODE, node_view, self._node_changed)
+        self.pods: Informer[PodView] = Informer(
+            reader,
+            kinds.POD,
+            pod_view,
+            self._pod_changed,
+            namespace=namespace,
+            selector=MANAGED_SELECTOR,
+        )
+        self.owned: dict[str, Informer[Object]] = {
+            resource.kind: self._owned_informer(reader, resource, namespace)
+            for resource in kinds.OWNED
+        }
+
+    @property
+    def informers(self) -> list[Informer[NodeView] | Informer[PodView] | Informer[Object]]:
+        """All watches, to be run."""
+        return [self.nodes, self.pods, *self.owned.values()]
+
+    def put(self, document: Object) -> None:
+        """Take in what a write of ours returned."""
+        informer = self.owned.get(document["kind"])
+        if informer is not None:
+            informer.put(document)
+
+    def learn(self, document: Object) -> None:
+        """Take in a SLEDServer or EdgeDrafter; one that is invalid is known to nobody."""
+        meta = document["metadata"]
+        key = (meta["namespace"], meta["name"])
+        try:
+            parsed = parse(document)
+        except InvalidResource:
+            self.forget(document["kind"], key)
+            return
+        if isinstance(parsed, SLEDServer):
+            changed = self.servers.get(key) != parsed
+            self.servers[key] = parsed
+            if changed:
+                self._look_at_drafters_of(key)
+        else:
+            self.drafters[key] = parsed
+
+    def forget(self, kind: str, key: Key) -> None:
+        """Drop a resource that is gone or invalid."""
+        if kind == SERVER:
+            self.telemetry.pop(key, None)
+            if self.servers.pop(key, None) is not None:
+                self._look_at_drafters_of(key)
+        else:
+            self.drafters.pop(key, None)
+
+    def owned_by(self, uid: str) -> list[Object]:
+        """Objects whose owner has that uid."""
+        found = (self.owned[kind].get(key) for kind, key in self._by_owner.get(uid, ()))
+        return [document for document in found if document is not None]
+
+    def pods_of(self, kind: str, key: Key) -> Iterable[PodView]:
+        """Pods of one resource."""
+        return self._pods_of.get((kind, *key), {}).values()
+
+    def stale_labels(self) -> set[str]:
+        """Node labels of ours whose EdgeDrafter is not known."""
+        known = {node_label(*key) for key in self.drafters}
+        found = {
+            label
+            for _, node in self.nodes.items()
+            for label in node.labels
+            if label.startswith(NODE_PREFIX)
+        }
+        return found - known
+
+    def keys(self) -> Iterator[WorkKey]:
+        """Every known resource."""
+        yield from ((SERVER, *key) for key in self.servers)
+        yield from ((DRAFTER, *key) for key in self.drafters)
+
+    def _look_at_drafters_of(self, server: Key) -> None:
+        for key, drafter in self.drafters.items():
+            if key[0] == server[0] and drafter.spec.server.name == server[1]:
+                self._look((DRAFTER, *key))
+
+    def _owned_informer(
+        self, reader: Reader, resource: Resource, namespace: str
+    ) -> Informer[Object]:
+        def project(document: Object) -> Object:
+            """List items carry no kind of their own."""
+            document["apiVersion"], document["kind"] = resource.api_version, resource.kind
+            return document
+
+        def changed(key: Key, old: Object | None, new: Object | None) -> None:
+            for document, present in ((old, False), (new, True)):
+                for owner in (document or {}).get("metadata", {}).get("ownerReferences", ()):
+                    if owner.get("kind") not in (SERVER, DRAFTER):
+                        continue
+                    entries = self._by_owner.setdefault(owner["uid"], set())
+                    (entries.add if present else entries.discard)((resource.kind, key))
+                    if not entries:
+                        del self._by_owner[owner["uid"]]
+                    self._look((owner["kind"], key[0], owner["name"]))
+
+        return Informer(
+            reader,
+            resource,
+            project,
+            changed,
+            namespace=namespace,
+            selector=MANAGED_SELECTOR,
+        )
+
+    def _pod_changed(self, key: Key, old: PodView | None, new: PodView | None) -> None:
+        for pod in (old, new):
+            if pod is None:
+                continue
+            kind, name = (SERVER, pod.server) if pod.server else (DRAFTER, pod.drafter)
+            work = (kind, pod.namespace, name)
+            entries = self._pods_of.setdefault(work, {})
+            if pod is new:
+                entries[key] = pod
+            else:
+                entries.pop(key, None)
+            if not entries:
+                self._pods_of.pop(work, None)
+            self._look(work)
+
+    def _node_changed(self, key: Key, old: NodeView | None, new: NodeView | None) -> None:
+        for name, drafter in self.drafters.items():
+            label = node_label(*name)
+            wanted = drafter.spec.node_selector.items()
+            for node in (old, new):
+                if node is None:
+                    continue
+                selected = all(node.labels.get(k) == value for k, value in wanted)
+                if selected or label in node.labels:
+                    self._look((DRAFTER, *name))
+                    break

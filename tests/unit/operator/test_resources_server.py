@@ -1,0 +1,232 @@
+"""Twin tests of the builders of a SLEDServer's objects."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from sled_operator.cluster import kinds
+from sled_operator.conditions import Reason
+from sled_operator.names import APPLIED
+from sled_operator.resources.autoscaler import horizontal_pod_autoscaler
+from sled_operator.resources.base import Manifest, server_owner
+from sled_operator.resources.disruptionbudget import verifier_disruptionbudget
+from sled_operator.resources.networkpolicy import verifier_networkpolicy
+from sled_operator.resources.optional import (
+    certificate,
+    dns_names,
+    gpu_claim_template,
+    grpc_route,
+    service_monitor,
+)
+from sled_operator.resources.secret import secret, tls_secret_name
+from sled_operator.resources.service import headless_service, server_service
+from sled_operator.resources.serviceaccount import service_account
+from sled_operator.resources.statefulset import verifier_statefulset
+from sled_operator.resources.verifier_config import verifier_config
+from sled_operator.server_objects import replicas_for_other_scaler, wanted
+from sled_operator.spec import SLEDServer
+
+Server = Callable[..., SLEDServer]
+SELECTOR = {"sled.dev/server": "big"}
+
+
+def pod_of(manifest: Manifest) -> dict[str, Any]:
+    return dict(manifest["spec"]["template"]["spec"])
+
+
+def settings_of(server: SLEDServer, path: str | None = "/m") -> dict[str, Any]:
+    return dict(yaml.safe_load(verifier_config(server, path)["data"]["verifier.yaml"]))
+
+
+def test_every_object_has_identity_owner_and_hash(server: Server) -> None:
+    everything = wanted(server(), "image", 2, set(kinds.OPTIONAL)).manifests
+    assert [m["kind"] for m in everything][-1] == "StatefulSet"
+    for manifest in everything:
+        meta = manifest["metadata"]
+        (owner,) = meta["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"]) == ("SLEDServer", "big", "uid-big")
+        assert meta["namespace"] == "fleet"
+        assert meta["labels"]["app.kubernetes.io/managed-by"] == "sled-operator"
+        assert len(meta["annotations"][APPLIED]) == 16
+        assert (manifest["apiVersion"], manifest["kind"]) in kinds.BY_KIND
+
+
+def test_selectors_are_fixed_and_are_not_the_labels(server: Server) -> None:
+    built = verifier_statefulset(server(), "image", 1, "hash")
+    assert built["spec"]["selector"]["matchLabels"] == SELECTOR
+    labels = built["spec"]["template"]["metadata"]["labels"]
+    assert SELECTOR.items() < labels.items()
+    assert server_service(server())["spec"]["selector"] == SELECTOR
+    assert verifier_networkpolicy(server())["spec"]["podSelector"]["matchLabels"] == SELECTOR
+    assert verifier_disruptionbudget(server())["spec"]["selector"]["matchLabels"] == SELECTOR
+
+
+def test_the_pod_passes_restricted_pod_security(server: Server) -> None:
+    pod = pod_of(verifier_statefulset(server(), "image", 1, "hash"))
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in (*pod["containers"], *pod["initContainers"]):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert not any("hostPath" in volume for volume in pod["volumes"])
+
+
+def test_a_drain_fits_into_the_grace_period(server: Server) -> None:
+    pod = pod_of(verifier_statefulset(server(drainSeconds=45), "image", 1, "hash"))
+    assert pod["terminationGracePeriodSeconds"] > 45
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "volume"),
+    [
+        ("hf://org/repo/a.gguf@rev", "/cache/model.gguf", None),
+        ("s3://bucket/key", "/cache/model.gguf", None),
+        ("catalog://small", "/cache/model.gguf", None),
+        ("oci://reg/img:1#a.gguf", "/models/a.gguf", "image"),
+        ("pvc://claim/dir/a.gguf", "/models/dir/a.gguf", "persistentVolumeClaim"),
+        ("file:///opt/a.gguf", "/opt/a.gguf", None),
+    ],
+)
+def test_model_sources(server: Server, source: str, path: str, volume: str | None) -> None:
+    resource = server(model={"name": "m", "source": source, "sha256": "a" * 64})
+    manifests = {m["kind"]: m for m in wanted(resource, "image", 1, set()).manifests}
+    settings = yaml.safe_load(manifests["ConfigMap"]["data"]["verifier.yaml"])
+    assert settings["model"]["path"] == path
+    pod = pod_of(manifests["StatefulSet"])
+    models = [v for v in pod["volumes"] if v["name"] == "model"]
+    assert [volume in v for v in models] == ([True] if volume else [])
+    fetches = pod.get("initContainers", [])
+    assert bool(fetches) == path.startswith("/cache")
+    if fetches:
+        assert fetches[0]["command"][-2:] == ["--sha256", "a" * 64]
+
+
+def test_configuration_follows_the_spec(server: Server) -> None:
+    plain = settings_of(server(tls={"mode": "Disabled"}, auth={"mode": "None"}))
+    assert plain["insecure"] is True
+    assert "tls" not in plain
+    assert "auth" not in plain
+    full = settings_of(server(resources={"limits": {"cpu": "3500m"}}, batching={"maxQueue": 7}))
+    assert full["engine"]["threads"] == 3
+    assert full["batching"]["maxQueue"] == 7
+    assert full["tls"]["certFile"].endswith("tls.crt")
+    assert full["auth"]["tokensFile"].endswith("tokens")
+    assert "threads" not in settings_of(server())["engine"]
+
+
+def test_gpu_by_device_plugin(server: Server) -> None:
+    gpu = {"count": 2, "productAffinity": ["NVIDIA-L4"], "minMemoryMiB": 20000}
+    pod = pod_of(verifier_statefulset(server(gpu=gpu), "image", 1, "hash"))
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert terms["nodeSelectorTerms"][0]["matchExpressions"] == [
+        {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4"]},
+        {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": ["19999"]},
+    ]
+
+
+def test_gpu_by_dynamic_resource_allocation(server: Server) -> None:
+    resource = server(gpu={"count": 1, "allocation": "DRA", "minMemoryMiB": 1000})
+    pod = pod_of(verifier_statefulset(resource, "image", 1, "hash"))
+    assert pod["resourceClaims"] == [{"name": "gpu", "resourceClaimTemplateName": "big-gpu"}]
+    assert pod["containers"][0]["resources"]["claims"] == [{"name": "gpu"}]
+    request = gpu_claim_template(resource)["spec"]["spec"]["devices"]["requests"][0]
+    assert request["exactly"]["count"] == 1
+
+
+def test_cache_as_a_volume_claim(server: Server) -> None:
+    cache = {"type": "PersistentVolume", "size": "5Gi", "storageClassName": "fast"}
+    spec = verifier_statefulset(server(cache=cache), "image", 1, "hash")["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert not any(v["name"] == "cache" for v in spec["template"]["spec"]["volumes"])
+
+
+def test_the_pod_template_wins_but_never_over_the_selector(server: Server) -> None:
+    template = {
+        "metadata": {"labels": {"sled.dev/server": "evil", "team": "a"}},
+        "spec": {"containers": [{"name": "verifier", "env": [{"name": "X", "value": "1"}]}]},
+    }
+    built = verifier_statefulset(server(podTemplate=template), "image", 1, "hash")
+    labels = built["spec"]["template"]["metadata"]["labels"]
+    assert labels["sled.dev/server"] == "big"
+    assert labels["team"] == "a"
+    names = [item["name"] for item in pod_of(built)["containers"][0]["env"]]
+    assert names == ["POD_NAME", "X"]
+
+
+def test_replicas_may_be_left_to_another_scaler(server: Server) -> None:
+    assert verifier_statefulset(server(), "i", 3, "h")["spec"]["replicas"] == 3
+    assert "replicas" not in verifier_statefulset(server(), "i", None, "h")["spec"]
+
+
+def test_exposure(server: Server) -> None:
+    node_port = server_service(server(exposure={"type": "NodePort", "nodePort": 30070}))
+    assert node_port["spec"]["type"] == "NodePort"
+    assert node_port["spec"]["ports"][0]["nodePort"] == 30070
+    balancer = {"type": "LoadBalancer", "loadBalancerClass": "x/y", "annotations": {"a": "b"}}
+    service = server_service(server(exposure=balancer))
+    assert service["spec"]["loadBalancerClass"] == "x/y"
+    assert service["metadata"]["annotations"]["a"] == "b"
+    gateway = {"type": "Gateway", "gateway": {"name": "gw", "hostnames": ["sled.example"]}}
+    resource = server(exposure=gateway)
+    assert server_service(resource)["spec"]["type"] == "ClusterIP"
+    assert grpc_route(resource)["spec"]["hostnames"] == ["sled.example"]
+    assert headless_service(resource)["spec"]["clusterIP"] == "None"
+
+
+def test_optional_kinds_are_used_or_named_as_missing(server: Server) -> None:
+    issuer = {"mode": "CertManager", "issuerRef": {"name": "ca"}}
+    resource = server(tls=issuer)
+    without = wanted(resource, "image", 1, set())
+    assert [problem.reason for problem in without.problems] == [Reason.KIND_MISSING]
+    present = wanted(resource, "image", 1, set(kinds.OPTIONAL))
+    assert {m["kind"] for m in present.manifests} > {"Certificate", "ServiceMonitor"}
+    assert certificate(resource)["spec"]["issuerRef"]["name"] == "ca"
+    monitor = service_monitor(resource)["spec"]["selector"]["matchLabels"]
+    assert monitor.items() <= headless_service(resource)["metadata"]["labels"].items()
+
+
+def test_the_certificate_names_cover_service_and_replicas(server: Server) -> None:
+    names = dns_names(server(tls={"extraNames": ["192.0.2.7"]}))
+    assert "big.fleet.svc" in names
+    assert "*.big-replicas.fleet.svc" in names
+    assert names[-1] == "192.0.2.7"
+
+
+def test_secrets_are_encoded_and_named(server: Server) -> None:
+    built = secret(server(), "big-tokens", {"token": b"abc"})
+    assert base64.b64decode(built["data"]["token"]) == b"abc"
+    assert tls_secret_name(server(tls={"mode": "Secret", "secretName": "own"})) == "own"
+
+
+def test_the_service_account_mounts_no_token(server: Server) -> None:
+    assert service_account(server_owner(server()))["automountServiceAccountToken"] is False
+
+
+def test_horizontal_pod_autoscaler_carries_the_behavior(server: Server) -> None:
+    scaling = {"mode": "HPA", "maxReplicas": 9, "targetQueueDepth": 5}
+    spec = horizontal_pod_autoscaler(server(autoscaling=scaling))["spec"]
+    assert spec["maxReplicas"] == 9
+    assert spec["metrics"][0]["pods"]["target"]["averageValue"] == "5"
+    assert spec["behavior"]["scaleDown"]["policies"] == [
+        {"type": "Pods", "value": 1, "periodSeconds": 60}
+    ]
+
+
+def test_handing_replicas_over_never_resets_them() -> None:
+    def observed(manager: str) -> dict[str, Any]:
+        fields = {"f:spec": {"f:replicas": {}}}
+        entry = {"manager": manager, "fieldsV1": fields}
+        return {"metadata": {"managedFields": [entry]}, "spec": {"replicas": 7}}
+
+    assert replicas_for_other_scaler(None, 2) == 2
+    assert replicas_for_other_scaler(observed("sled-operator"), 2) == 7
+    assert replicas_for_other_scaler(observed("kube-controller-manager"), 2) is None
