@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/reference, so that they cannot drift from the code; `--check` only compares."""
+"""Writes the generated pages of docs/reference and the figures of the README, so that they cannot drift; `--check` compares."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import configuration_page
 import metrics_page
+import results_block
 
 REFERENCE = Path(__file__).parent.parent / "reference"
+ROOT = REFERENCE.parent.parent
 PAGES = {"configuration.md": configuration_page.page, "metrics.md": metrics_page.page}
 
 
@@ -19,12 +21,16 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     check = parser.parse_args().check
     status = 0
-    for name, page in PAGES.items():
-        target, text = REFERENCE / name, page()
+    readme = ROOT / "README.md"
+    texts = {REFERENCE / name: page() for name, page in PAGES.items()}
+    texts[readme] = results_block.refreshed(
+        readme.read_text(encoding="utf-8"), ROOT / "bench" / "results"
+    )
+    for target, text in texts.items():
         if not check:
             target.write_text(text, encoding="utf-8")
         elif not target.exists() or target.read_text(encoding="utf-8") != text:
-            print(f"docs/reference/{name} is out of date: run `make docs`", file=sys.stderr)
+            print(f"{target.relative_to(ROOT)} is out of date: run `make docs`", file=sys.stderr)
             status = 1
     return status
 

@@ -1,0 +1,53 @@
+"""The table of measured figures in the README, from the files that the benches wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+BEGIN = "<!-- results: written by `make docs` from bench/results -->"
+END = "<!-- /results -->"
+SHOWN = (
+    ("demo", "texts_identical", "`make demo`: texts identical to the target's own, of {texts}"),
+    ("demo", "tokens_per_pass", "`make demo`: output tokens per pass of the target"),
+    ("demo", "link_bytes_per_token", "`make demo`: bytes on the link per output token, both ways"),
+    ("demo_pair", "texts_identical", "Qwen2.5-Coder 1.5B with 0.5B: texts identical, of {texts}"),
+    ("demo_pair", "acceptance_percent", "Qwen2.5-Coder 1.5B with 0.5B: draft tokens accepted, %"),
+    (
+        "exactness",
+        "smollm2_135m_f32_rows_differing_percent",
+        "F32: rows of logits that differ in a batch, % of {rows}",
+    ),
+    ("exactness", "smollm2_135m_q8_0_rows_differing_percent", "Q8_0: the same, % of {rows}"),
+    (
+        "exactness",
+        "qwen2_5_coder_0_5b_q4_k_m_argmax_differing_percent",
+        "Q4_K_M: argmaxes that differ, % of {rows}",
+    ),
+    (
+        "soak",
+        "worst_over_median",
+        "64 fake devices, 10 minutes: output of the worst over the median",
+    ),
+    ("soak", "rss_growth_mib", "the same: growth of memory after the start, MiB"),
+)
+
+
+def block(results: Path) -> str:
+    """The table between the markers."""
+    lines = ["| figure | value | kind | machine | commit |", "|---|---|---|---|---|"]
+    for name, figure, label in SHOWN:
+        data: dict[str, Any] = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        rows = data.get(figure.rsplit("_rows_", 1)[0].rsplit("_argmax_", 1)[0] + "_rows", "")
+        text = label.format(texts=data.get("texts", ""), rows=f"{rows} rows")
+        about = f"{data['kind']} | {data['machine']} | `{data['commit'].split('+')[0][:12]}`"
+        lines.append(f"| {text} | {data[figure]} | {about} |")
+    return "\n".join(lines)
+
+
+def refreshed(readme: str, results: Path) -> str:
+    """The README with its table written anew."""
+    before, rest = readme.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n{block(results)}\n{END}{after}"
