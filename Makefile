@@ -29,7 +29,7 @@ demo: $(CLI) ## Run a fleet on this machine and compare every text with the targ
 	$(BIN)/sled demo --profile $(PROFILE) $(if $(KEEP),--keep) $(ARGS)
 
 test: check ## Run everything that CI runs
-	$(BIN)/python -m pytest --ignore=tests/vllm $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(DEV) ## Check formatting, lint, types, import contracts, and that generated files are unchanged
 	$(BIN)/ruff format --check $(wildcard $(FORMATTED))

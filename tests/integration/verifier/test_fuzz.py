@@ -98,8 +98,7 @@ class Walker:
         if kind in ("verdict", "refused"):
             self.in_flight.discard(sequence)
         if kind == "verdict":
-            # A draft that was sent out of turn is not tracked; a wrong belief shows as a stale
-            # prefix later.
+            # A draft that was sent out of turn is not tracked; a wrong belief shows as a stale prefix later.
             output = self.outputs.setdefault(sequence, [])
             if frame.verdict.committed_length == len(output):
                 output += [

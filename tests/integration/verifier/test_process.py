@@ -96,9 +96,7 @@ def test_check_and_help(tmp_path: Path) -> None:
 
 
 async def send_and_see_it_running(device: Device) -> None:
-    """A signal overtakes a frame that is still on its way; a second draft is refused once the first
-    has arrived.
-    """
+    """A signal overtakes a frame that is still on its way; a second draft is refused once the first has arrived."""
     for _ in range(2):
         await device.send(draft_frame(1, [1], (), [2, 3]))
     with pytest.raises(RefusedByVerifier, match="ROUND_IN_FLIGHT"):
