@@ -102,7 +102,8 @@ class Connector:
                 raise self._unavailable()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
 
     async def close(self, flush_seconds: float) -> None:
         """End all streams and tasks; whoever waits for a stream is told at once."""

@@ -118,7 +118,9 @@ class VerifierStream:
         sent_at = time.monotonic()
         try:
             uplink_bytes = sum(self.post(frame) for frame in frames)
-            message = await asyncio.wait_for(waiting.answer, timeout_seconds)
+            # wait_for of Python 3.11 can swallow a cancellation that meets the result.
+            async with asyncio.timeout(timeout_seconds):
+                message = await waiting.answer
         except TimeoutError:
             raise AnswerLate(stream_alive=self._heard_at >= sent_at) from None
         finally:
@@ -148,13 +150,15 @@ class VerifierStream:
     async def settle(self, timeout_seconds: float) -> None:
         """Wait until no exchange is under way, the stream has ended, or the time is over."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                await self._idle.wait()
 
     async def close(self, flush_seconds: float = 0.0) -> None:
         """Send what is queued within `flush_seconds`, then end the stream and its tasks."""
         if self.ended is None and flush_seconds > 0:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._outbox.join(), flush_seconds)
+                async with asyncio.timeout(flush_seconds):
+                    await self._outbox.join()
         self.end(StreamEnded(_CLOSED, "the device closed the stream"))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._frames.close()

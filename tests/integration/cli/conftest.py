@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -19,12 +20,29 @@ START_SECONDS = 180
 STOP_SECONDS = 60
 
 
+def free_port(count: int) -> int:
+    """The first of `count` free ports in a row, from a range that nobody is given by default: other
+    runs of these tests look for ports on this machine too."""
+    for _ in range(200):
+        first = random.randrange(20_000, 30_000)
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
+
+
 def documents(*devices: str, drain_seconds: int = 2, spec: str = "") -> str:
     """A fake SLEDServer, and an EdgeDrafter for each kind in `devices`."""
     text = f"""
 apiVersion: sled.dev/v1alpha1
 kind: SLEDServer
-metadata: {{name: toy}}
+metadata:
+  name: toy
+  annotations: {{local.sled.dev/port: "{free_port(2)}"}}
 spec:
   model: {{name: toy}}
   engine: {{kind: Fake}}
@@ -35,7 +53,9 @@ spec:
         text += f"""---
 apiVersion: sled.dev/v1alpha1
 kind: EdgeDrafter
-metadata: {{name: {kind.lower()}}}
+metadata:
+  name: {kind.lower()}
+  annotations: {{local.sled.dev/port: "{free_port(1)}"}}
 spec:
   server: {{name: toy}}
   nodeSelector: {{edge: "true"}}

@@ -114,11 +114,10 @@ async def test_top_shows_the_fleet_and_a_second_fleet_is_refused(
         assert any(line.startswith("toy-0") and "serving" in line for line in top.lines)
         assert any(line.startswith("fake-0") and "idle" in line for line in top.lines)
         second_words = ("up", "-f", "fleet.yaml", "--state-dir", "state")
-        async with run_sled(*second_words, text=text) as second:
-            assert await second.ended() == 1
-        assert second.lines == [
-            "sled: another sled up uses state; stop it, or name another --state-dir"
-        ]
+        async with run_sled(*second_words, text=documents("Fake")) as second:
+            assert await second.ended() == 1, second.lines
+        refused = "sled: another sled up uses state; stop it, or name another --state-dir"
+        assert second.lines == [refused]
         assert sled.state()["ready"]
 
 
