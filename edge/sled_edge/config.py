@@ -61,7 +61,12 @@ def _device_id(value: str) -> str:
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -146,9 +151,12 @@ class DraftingConfig(_Section):
     """Bounds of one draft."""
 
     max_tokens: int = Field(8, ge=0, le=MAX_DRAFT_TOKENS)
+    """Longest draft; the length of each is chosen by measurement."""
     mode: Annotated[DraftingMode, Field(strict=False)] = DraftingMode.REJECTION
     min_confidence: float = Field(0.0, ge=0.0, le=1.0, allow_inf_nan=False)
+    """A draft ends after a token that the drafter is less sure of."""
     max_probs: int = Field(32, ge=1, le=MAX_DRAFT_PROBS)
+    """Entries of a transmitted distribution."""
 
 
 class OfflineConfig(_Section):
@@ -176,6 +184,7 @@ class EdgeConfig(_Section):
     """Replicas, tried in order; they are interchangeable."""
     tls: TlsConfig | None = None
     token_file: _Path | None = None
+    """File with the bearer token, read at every connect."""
     drafter: DrafterConfig = Field(default_factory=lambda: DrafterConfig.model_validate({}))
     drafting: DraftingConfig = Field(default_factory=lambda: DraftingConfig.model_validate({}))
     offline: OfflineConfig = Field(default_factory=OfflineConfig)

@@ -68,7 +68,12 @@ _Path = Annotated[Path, Field(strict=False)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -131,13 +136,18 @@ class BatchingConfig(_Section):
     """Bounds of queue, steps and sequences; meanings as in `limits.Limits`."""
 
     step_tokens: int = Field(256, ge=4, le=65_536)
+    """Tokens of one step over all sequences."""
     prefill_chunk_tokens: int = Field(48, ge=1, le=65_536)
+    """Prompt tokens of one step while devices are decoding; 48 suits a CPU, about 192 a GPU."""
     max_queue: int = Field(256, ge=1, le=65_536)
+    """Drafts that may wait; a further one is refused as QUEUE_FULL."""
     max_sequences_per_device: int = Field(4, ge=1, le=MAX_SEQUENCES_PER_STREAM)
     max_sequences: int = Field(1024, ge=1, le=1_000_000)
     max_draft_tokens: int = Field(16, ge=0, le=WIRE_MAX_DRAFT_TOKENS)
     idle_seconds: float = Field(300.0, gt=0, le=86_400, allow_inf_nan=False)
+    """A sequence without a frame for this long is forgotten."""
     default_deadline_ms: int = Field(10_000, ge=1, le=MAX_DEADLINE_MS)
+    """How long a draft may wait when the device names no deadline."""
 
     @model_validator(mode="after")
     def _rounds_and_prompts_fit_a_step(self) -> Self:
@@ -175,6 +185,7 @@ class VerifierConfig(_Section):
     """The whole of `verifier.yaml`; keys are camelCase, unknown keys are refused."""
 
     listen: _Address = "127.0.0.1:7000"
+    """gRPC: where devices connect."""
     metrics_listen: _Address = "127.0.0.1:7001"
     """/metrics, /healthz and /readyz over plain HTTP."""
     replica: _Name = "verifier"
@@ -186,6 +197,7 @@ class VerifierConfig(_Section):
     insecure: bool = False
     """True accepts plaintext on an address that other machines can reach."""
     drain_seconds: float = Field(20.0, ge=0, le=3600, allow_inf_nan=False)
+    """How long a stopping replica lets rounds in flight finish."""
     log_level: Annotated[LogLevel, Field(strict=False)] = LogLevel.INFO
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from .conftest import STOP_SECONDS, Sled, alive, documents, exited, listening
 Up = Callable[..., contextlib.AbstractAsyncContextManager[Sled]]
 TOY = ToyModel(256)
 MESSAGES: Any = [{"role": "user", "content": "Write, write, write."}]
+TOKENS = 800
 IDS = {"return_token_ids": True}
 
 
-async def text_of(url: str, max_tokens: int, on_first: Callable[[], None]) -> tuple[Any, list[int]]:
+async def text_of(
+    url: str, max_tokens: int, on_first: Callable[[], Awaitable[None]]
+) -> tuple[Any, list[int]]:
     """Prompt ids and output ids of one streamed chat, by the client that everybody uses."""
     prompt, ids = None, []
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
@@ -40,7 +43,7 @@ async def text_of(url: str, max_tokens: int, on_first: Callable[[], None]) -> tu
             extra = chunk.model_dump()
             if prompt is None:
                 prompt = extra["prompt_token_ids"]
-                on_first()
+                await on_first()
             ids += [token for choice in extra["choices"] for token in choice["token_ids"]]
     return prompt, ids
 
@@ -52,19 +55,18 @@ async def test_a_fleet_serves_survives_a_killed_verifier_and_leaves_nothing(up: 
         assert state["ready"]
         assert [d["name"] for d in state["devices"]] == ["fake-0", "ngram-0"]
         victim = state["verifiers"][0]["pid"]
-        killed: list[int] = []
+        everybody_writes = asyncio.Barrier(len(state["devices"]))
 
-        def kill_verifier() -> None:
-            if not killed:
-                killed.append(victim)
+        async def kill_verifier() -> None:
+            if await everybody_writes.wait() == 0:
                 os.kill(victim, signal.SIGKILL)
 
         texts = await asyncio.gather(
-            *(text_of(d["url"], 400, kill_verifier) for d in state["devices"])
+            *(text_of(d["url"], TOKENS, kill_verifier) for d in state["devices"])
         )
 
         for prompt, ids in texts:
-            assert ids == TOY.greedy(prompt, 400)
+            assert ids == TOY.greedy(prompt, TOKENS)
         assert "was ended by signal 9; starts again" in "\n".join(sled.lines) or await sled.until(
             "was ended by signal 9; starts again"
         )
@@ -75,7 +77,7 @@ async def test_a_fleet_serves_survives_a_killed_verifier_and_leaves_nothing(up: 
             for device in after["devices"]:
                 counters = await read_device(client, device["url"])
                 assert counters is not None
-                assert counters.output_tokens == 400
+                assert counters.output_tokens == TOKENS
 
         pids = [sled.process.pid, *sled.pids()]
         assert len(pids) == 4
