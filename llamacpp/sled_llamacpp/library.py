@@ -52,12 +52,13 @@ def find_library(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _let_waiting_threads_sleep() -> None:
-    # OpenMP's compute threads spin while they wait for each other. That gains little on an idle
-    # machine, and on one that also runs something else (a verifier beside drafters, an application
-    # beside a drafter) a spinning thread keeps the one it waits for off its core: steps then take
-    # many times as long. Read once, when the library is loaded; an operator's own setting stands.
-    if "GOMP_SPINCOUNT" not in os.environ:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # OpenMP's compute threads spin while they wait for each other, by default for milliseconds. On a
+    # machine that also runs something else (a verifier beside drafters, an application beside a
+    # drafter) a spinning thread keeps the one it waits for off its core, and steps take many times
+    # as long. This many turns (tens of microseconds) cost nothing on an idle machine, and then the
+    # thread sleeps. Read once, when the library is loaded; an operator's own setting stands.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 class Library:

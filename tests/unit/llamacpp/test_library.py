@@ -34,9 +34,9 @@ def test_the_wheel_is_found_without_importing_it() -> None:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ({}, "passive None"),
+        ({}, "None 5000"),
         ({"OMP_WAIT_POLICY": "active"}, "active None"),
-        ({"GOMP_SPINCOUNT": "5000"}, "None 5000"),
+        ({"GOMP_SPINCOUNT": "7"}, "None 7"),
     ],
 )
 def test_waiting_threads_sleep_unless_set_otherwise(setting: dict[str, str], expected: str) -> None:
