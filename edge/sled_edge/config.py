@@ -177,6 +177,8 @@ class EdgeConfig(_Section):
     listen: Annotated[str, AfterValidator(_address)] = "127.0.0.1:8080"
     device_id: Annotated[_Word, AfterValidator(_device_id)]
     device_class: _Word = "unknown"
+    revision: Annotated[str, Field(max_length=MAX_DEVICE_ID_BYTES)] = ""
+    """Which rollout of these settings this is; told to the verifier, which counts by it."""
     verifiers: Annotated[
         tuple[Annotated[str, AfterValidator(_target)], ...],
         Field(min_length=1, max_length=32, strict=False),

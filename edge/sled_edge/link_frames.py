@@ -23,6 +23,7 @@ class DeviceFacts:
     draft_model: str = ""
     tokenizer_fingerprint: bytes = b""
     """Empty while the device has no vocabulary yet."""
+    revision: str = ""
 
 
 def hello_frame(facts: DeviceFacts) -> pb.ClientFrame:
@@ -35,6 +36,7 @@ def hello_frame(facts: DeviceFacts) -> pb.ClientFrame:
             device_class=facts.device_class,
             draft_model=facts.draft_model,
             tokenizer_fingerprint=facts.tokenizer_fingerprint,
+            revision=facts.revision,
         )
     )
 

@@ -161,6 +161,7 @@ def _facts(
         device_class=config.device_class,
         draft_model=drafter.name,
         tokenizer_fingerprint=tokenizer.fingerprint,
+        revision=config.revision,
     )
 
 

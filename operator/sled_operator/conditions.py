@@ -43,6 +43,8 @@ class Reason(enum.StrEnum):
     """The API server refused an object, for example because of a quota or an admission policy."""
     SECRET_MISSING = "SecretMissing"
     """A Secret that the spec names does not exist, or lacks a key."""
+    MODEL_NOT_FETCHED = "ModelNotFetched"
+    """A model cannot be fetched on some nodes; the kubelet goes on trying."""
     KIND_MISSING = "KindMissing"
     """The cluster lacks a kind that the spec needs, such as cert-manager's Certificate."""
     SERVER_NOT_FOUND = "ServerNotFound"

@@ -4,7 +4,7 @@ Pure."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sled_operator import rollout
@@ -19,7 +19,7 @@ from sled_operator.resources.service import drafter_service
 from sled_operator.resources.serviceaccount import service_account
 from sled_operator.revision import Snapshot
 from sled_operator.spec import EdgeDrafter
-from sled_operator.views import NodeView, PodView
+from sled_operator.views import Fetch, NodeView, PodView
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,6 +40,8 @@ class Fleet:
     """By node; also of nodes that are selected no longer."""
     ready: frozenset[tuple[str, Given]]
     """Nodes whose drafter of that kind serves."""
+    fetches: Mapping[str, PodView] = field(default_factory=dict)
+    """By node: the drafter that its label names, where that one fetches its model by itself."""
 
     @property
     def members(self) -> list[str]:
@@ -65,12 +67,17 @@ def fleet(drafter: EdgeDrafter, nodes: Iterable[NodeView], pods: Iterable[PodVie
             given[node.facts.name] = parse_given(value) or Given("?", "?", "?")
         if all(node.labels.get(key) == value for key, value in wanted):
             selected[node.facts.name] = node
-    ready = frozenset(
-        (pod.node, Given(pod.draft, pod.device_class, pod.revision))
-        for pod in pods
-        if pod.ready and not pod.terminating
-    )
-    return Fleet(selected, given, ready)
+    ready = set()
+    fetches: dict[str, PodView] = {}
+    for pod in pods:
+        kind = Given(pod.draft, pod.device_class, pod.revision)
+        if pod.terminating:
+            continue
+        if pod.ready:
+            ready.add((pod.node, kind))
+        if pod.fetch is not Fetch.NONE and given.get(pod.node) == kind:
+            fetches[pod.node] = pod
+    return Fleet(selected, given, frozenset(ready), fetches)
 
 
 @dataclass(frozen=True, slots=True)

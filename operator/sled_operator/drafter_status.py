@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from sled_operator.drafter_plan import Fleet, Given, Placement
 from sled_operator.rollout import REST, Progress, State, first
 from sled_operator.server_status import Problem
 from sled_operator.spec.rollout import Rollout
+from sled_operator.views import Fetch, PodView
 
 Json = dict[str, Any]
 MAX_LISTED = 50
@@ -57,6 +58,42 @@ def unassigned(refused: Mapping[str, Refusal]) -> list[Json]:
         {"name": name, "reason": str(refusal.reason), "message": refusal.message}
         for name, refusal in sorted(refused.items())[:MAX_LISTED]
     ]
+
+
+def models(nodes: Fleet) -> Json | None:
+    """How far nodes are with fetching their model; None when none fetches any."""
+    if not nodes.fetches:
+        return None
+    found = Counter(pod.fetch for pod in nodes.fetches.values())
+    return {
+        "fetched": found[Fetch.DONE],
+        "fetching": found[Fetch.FETCHING],
+        "waiting": found[Fetch.WAITING],
+        "failed": found[Fetch.FAILED],
+    }
+
+
+def without_model(nodes: Fleet) -> list[Json]:
+    """The first nodes whose model is not there yet, failed ones first, and why."""
+    missing = sorted(
+        (pod.fetch is not Fetch.FAILED, name, pod)
+        for name, pod in nodes.fetches.items()
+        if pod.fetch is not Fetch.DONE
+    )
+    return [
+        {"name": name, "draft": pod.draft, "state": str(pod.fetch), "message": pod.fetch_message}
+        for _, name, pod in missing[:MAX_LISTED]
+    ]
+
+
+def fetch_problem(pods: Iterable[PodView]) -> Problem | None:
+    """What to say when models cannot be fetched."""
+    failed = sorted((pod.node, pod.fetch_message) for pod in pods if pod.fetch is Fetch.FAILED)
+    if not failed:
+        return None
+    node, why = failed[0]
+    others = f" and {len(failed) - 1} others" if len(failed) > 1 else ""
+    return Problem(Reason.MODEL_NOT_FETCHED, f"node {node}{others} cannot fetch the model: {why}")
 
 
 def rollout_status(spec: Rollout, progress: Progress) -> Json:

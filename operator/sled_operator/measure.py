@@ -1,19 +1,29 @@
-"""Adds up what verifiers count per draft model and device class, across restarts of theirs.
+"""Adds up what verifiers count per draft model, device class and revision, across restarts of theirs.
 Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sled_operator.assignment.predict import Measured
 from sled_operator.rollout import Quality
 
 Counts = tuple[int, int, int, int]
 """Rounds, draft tokens, accepted tokens, draft microseconds."""
-Pair = tuple[str, str]
-"""Draft model and device class."""
 _ZERO: Counts = (0, 0, 0, 0)
+
+
+class Counted(NamedTuple):
+    """What is counted apart."""
+
+    draft_model: str
+    device_class: str
+    revision: str = ""
+
+
+Totals = Mapping[Counted, Counts]
 
 
 @dataclass(slots=True)
@@ -21,17 +31,17 @@ class Ledger:
     """Totals since the operator started. A counter that falls has started anew with its
     verifier."""
 
-    totals: dict[Pair, Counts] = field(default_factory=dict)
-    _last: dict[tuple[str, Pair], Counts] = field(default_factory=dict)
+    totals: dict[Counted, Counts] = field(default_factory=dict)
+    _last: dict[tuple[str, Counted], Counts] = field(default_factory=dict)
 
-    def take(self, replica: str, counters: Mapping[Pair, Counts]) -> None:
+    def take(self, replica: str, counters: Totals) -> None:
         """Add what a verifier's counters have gained."""
-        for pair, now in counters.items():
-            before = self._last.get((replica, pair), _ZERO)
+        for counted, now in counters.items():
+            before = self._last.get((replica, counted), _ZERO)
             base = before if all(a >= b for a, b in zip(now, before, strict=True)) else _ZERO
             gained = minus(now, base)
-            self._last[replica, pair] = now
-            self.totals[pair] = plus(self.totals.get(pair, _ZERO), gained)
+            self._last[replica, counted] = now
+            self.totals[counted] = plus(self.totals.get(counted, _ZERO), gained)
 
     def forget(self, replicas: Iterable[str]) -> None:
         """Drop the memory of verifiers that are gone."""
@@ -39,9 +49,13 @@ class Ledger:
         for key in [key for key in self._last if key[0] in gone]:
             del self._last[key]
 
-    def measured(self) -> dict[Pair, Measured]:
-        """The totals, for prediction."""
-        return {pair: Measured(*counts) for pair, counts in self.totals.items()}
+    def measured(self) -> dict[tuple[str, str], Measured]:
+        """The totals of each draft model on each device class, for prediction."""
+        sums: dict[tuple[str, str], Counts] = {}
+        for counted, counts in self.totals.items():
+            pair = counted.draft_model, counted.device_class
+            sums[pair] = plus(sums.get(pair, _ZERO), counts)
+        return {pair: Measured(*counts) for pair, counts in sums.items()}
 
 
 def plus(a: Counts, b: Counts) -> Counts:
@@ -54,23 +68,36 @@ def minus(a: Counts, b: Counts) -> Counts:
     return (a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3])
 
 
-def quality(
-    since: Mapping[Pair, Counts], now: Mapping[Pair, Counts], models: set[str], before: set[str]
-) -> Quality:
-    """What draft `models` did since the totals `since`, and how fast compared with the models of
-    the revision before over all time until then."""
-    gained = _ZERO
-    for pair, counts in now.items():
-        if pair[0] in models:
-            gained = plus(gained, minus(counts, since.get(pair, _ZERO)))
-    earlier = _ZERO
-    for pair, counts in since.items():
-        if pair[0] in before:
-            earlier = plus(earlier, counts)
-    if not gained[1]:
+def quality(since: Totals, now: Totals, target: str, stable: str) -> Quality:
+    """What devices of revision `target` did since the totals `since`, and how fast they draft
+    compared with devices of revision `stable`.
+
+    Speeds are compared class by class, so that a first wave of slow devices is not held against the
+    new revision; classes that the stable revision never ran on are left out.
+    """
+    gained = {
+        counted: minus(counts, since.get(counted, _ZERO))
+        for counted, counts in now.items()
+        if counted.revision == target
+    }
+    drafted = sum(counts[1] for counts in gained.values())
+    if not drafted:
         return Quality()
-    acceptance = gained[2] * 1000 // gained[1]
-    speed = None
-    if gained[3] and earlier[1] and earlier[3]:
-        speed = int(1000 * (gained[1] / gained[3]) / (earlier[1] / earlier[3]))
-    return Quality(acceptance, speed)
+    accepted = sum(counts[2] for counts in gained.values())
+    return Quality(accepted * 1000 // drafted, _relative_speed(gained, now, stable))
+
+
+def _relative_speed(gained: Totals, now: Totals, stable: str) -> int | None:
+    """Permille: the time that the stable revision would have taken for the same tokens, over the
+    time that they took."""
+    old: dict[str, Counts] = {}
+    for counted, counts in now.items():
+        if counted.revision == stable:
+            old[counted.device_class] = plus(old.get(counted.device_class, _ZERO), counts)
+    expected, taken = 0.0, 0
+    for counted, (_, tokens, _, micros) in gained.items():
+        before = old.get(counted.device_class, _ZERO)
+        if tokens and micros and before[1] and before[3]:
+            expected += tokens * before[3] / before[1]
+            taken += micros
+    return int(1000 * expected / taken) if taken else None

@@ -23,6 +23,8 @@ APPLIED = "sled.dev/applied"
 CONFIG_HASH = "sled.dev/config"
 """Pod annotation: hash of what the pods read at start, so that a change of it rolls them."""
 
+FETCH_CONTAINER = "fetch-model"
+"""Init container that downloads a model; podTemplate reaches it by this name."""
 NODE_PREFIX = "drafter.sled.dev/"
 """Prefix of the labels that the operator puts on nodes, one per EdgeDrafter."""
 MANAGED_SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"

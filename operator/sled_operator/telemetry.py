@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sled_operator.autoscaler.stats import Access, StatsReader, to_stats
 from sled_operator.informer import Key
-from sled_operator.measure import Counts, Pair
+from sled_operator.measure import Counted, Counts
 from sled_operator.resources.verifier_config import GRPC_PORT
 from sled_operator.world import SERVER, Telemetry, WorkKey, World
 from sled_protocol.v1 import verifier_pb2
@@ -73,10 +73,10 @@ class Collector:
         self._silent[key] = silent
 
 
-def counters(answer: verifier_pb2.Stats) -> dict[Pair, Counts]:
-    """What a verifier counted per draft model and device class."""
+def counters(answer: verifier_pb2.Stats) -> dict[Counted, Counts]:
+    """What a verifier counted per draft model, device class and revision."""
     return {
-        (each.draft_model, each.device_class): (
+        Counted(each.draft_model, each.device_class, each.revision): (
             each.rounds_total,
             each.draft_tokens_total,
             each.accepted_tokens_total,

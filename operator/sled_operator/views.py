@@ -6,13 +6,22 @@ kept.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sled_operator.assignment.classes import NodeFacts
 from sled_operator.cluster.base import Object
-from sled_operator.names import DEVICE_CLASS, DRAFT, DRAFTER, REVISION, SERVER
+from sled_operator.names import (
+    DEVICE_CLASS,
+    DRAFT,
+    DRAFTER,
+    FETCH_CONTAINER,
+    REVISION,
+    SERVER,
+)
 
+MAX_MESSAGE = 200
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
@@ -27,6 +36,21 @@ class NodeView:
     def labels(self) -> Mapping[str, str]:
         """Its labels, ours included."""
         return self.facts.labels
+
+
+class Fetch(enum.StrEnum):
+    """How far a pod is with its model."""
+
+    NONE = ""
+    """It brings none, or fetches none by itself."""
+    WAITING = "Waiting"
+    """Not begun: no image yet, or no node."""
+    FETCHING = "Fetching"
+    """Its init container is at work."""
+    FAILED = "Failed"
+    """The last try failed; the kubelet tries again."""
+    DONE = "Done"
+    """The model is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +68,9 @@ class PodView:
     device_class: str = ""
     revision: str = ""
     terminating: bool = field(default=False)
+    fetch: Fetch = field(default=Fetch.NONE)
+    fetch_message: str = field(default="")
+    """Why the model is not there yet, as the kubelet says it."""
 
 
 def node_view(document: Object) -> NodeView:
@@ -68,6 +95,7 @@ def pod_view(document: Object) -> PodView:
     """The kept part of a Pod."""
     meta, status = document["metadata"], document.get("status", {})
     labels = meta.get("labels", {})
+    fetch, message = _fetch(document)
     return PodView(
         name=meta["name"],
         namespace=meta["namespace"],
@@ -80,7 +108,35 @@ def pod_view(document: Object) -> PodView:
         device_class=labels.get(DEVICE_CLASS, ""),
         revision=labels.get(REVISION, ""),
         terminating="deletionTimestamp" in meta,
+        fetch=fetch,
+        fetch_message=message,
     )
+
+
+def _fetch(document: Object) -> tuple[Fetch, str]:
+    """How far the init container is that fetches the model; an image volume is the kubelet's."""
+    spec, status = document.get("spec", {}), document.get("status", {})
+    if all(each["name"] != FETCH_CONTAINER for each in spec.get("initContainers", ())):
+        return Fetch.NONE, ""
+    for each in status.get("initContainerStatuses", ()):
+        if each.get("name") == FETCH_CONTAINER:
+            return _progress(each)
+    return Fetch.WAITING, ""
+
+
+def _progress(container: Object) -> tuple[Fetch, str]:
+    state = container.get("state", {})
+    ended = state.get("terminated") or container.get("lastState", {}).get("terminated") or {}
+    failed = ended.get("exitCode", 0) != 0
+    reason = str(ended.get("message") or ended.get("reason") or "").strip()[-MAX_MESSAGE:]
+    if "running" in state:
+        return Fetch.FETCHING, f"tried before: {reason}" if failed else ""
+    if failed:
+        return Fetch.FAILED, reason
+    if "terminated" in state:
+        return Fetch.DONE, ""
+    waiting = state.get("waiting", {})
+    return Fetch.WAITING, str(waiting.get("message") or waiting.get("reason") or "")[:MAX_MESSAGE]
 
 
 def _is(status: Object, condition: str) -> bool:

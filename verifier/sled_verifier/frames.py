@@ -32,6 +32,7 @@ class Greeting:
     device_id: str
     device_class: str
     draft_model: str
+    draft_revision: str = ""
 
 
 def model_message(info: EngineInfo, limits: Limits, engine: str) -> pb.Model:
@@ -64,6 +65,7 @@ def read_hello(frame: pb.ClientFrame, info: EngineInfo) -> Greeting:
     _check_name("device_id", hello.device_id, wire.MAX_DEVICE_ID_BYTES, required=True)
     _check_name("device_class", hello.device_class, wire.MAX_NAME_BYTES)
     _check_name("draft_model", hello.draft_model, wire.MAX_NAME_BYTES)
+    _check_name("revision", hello.revision, wire.MAX_NAME_BYTES)
     revision = min(wire.REVISION, hello.max_revision)
     if revision < max(wire.MIN_REVISION, hello.min_revision):
         raise Refusal(
@@ -78,7 +80,9 @@ def read_hello(frame: pb.ClientFrame, info: EngineInfo) -> Greeting:
             f"the device's vocabulary is not that of {info.model_name}: "
             "use a draft model of the same family",
         )
-    return Greeting(revision, hello.device_id, hello.device_class, hello.draft_model)
+    return Greeting(
+        revision, hello.device_id, hello.device_class, hello.draft_model, hello.revision
+    )
 
 
 def read_open(message: pb.Open, device_id: str, info: EngineInfo) -> OpenRequest:

@@ -94,9 +94,10 @@ class Metrics:
 
     def device_round(self, key: DraftModelKey, verdict: RoundVerdict) -> None:
         """A device got a verdict; `key` comes from a bounded set."""
-        self._rounds.labels(self._model, *key).inc()
-        self._model_drafts.labels(self._model, *key).inc(verdict.verified)
-        self._model_accepted.labels(self._model, *key).inc(verdict.accepted)
+        pair = key.draft_model, key.device_class
+        self._rounds.labels(self._model, *pair).inc()
+        self._model_drafts.labels(self._model, *pair).inc(verdict.verified)
+        self._model_accepted.labels(self._model, *pair).inc(verdict.accepted)
 
     def sequence_opened(self, prompt_tokens: int) -> None:
         """A sequence was admitted."""
@@ -134,6 +135,7 @@ class _LoadCollector(Collector):
         gauges = (
             ("vllm:num_requests_running", "Sequences that hold a slot.", stats.resident_sequences),
             ("vllm:num_requests_waiting", "Drafts that wait for a step.", stats.load.queue_depth),
+            ("sled_queue_depth", "The same, by a name that scalers take.", stats.load.queue_depth),
             ("sled_sequences", "Open sequences.", stats.load.active_sequences),
             ("sled_evicted_sequences", "Open sequences without a slot.", stats.evicted_sequences),
             ("sled_connected_devices", "Devices with a stream.", self._devices()),

@@ -144,14 +144,15 @@ class Service:
             uptime_seconds=time.monotonic() - self._started_at,
             draft_models=[
                 pb.DraftModelStats(
-                    draft_model=draft_model,
-                    device_class=device_class,
+                    draft_model=key.draft_model,
+                    device_class=key.device_class,
+                    revision=key.revision,
                     devices=len(model.devices),
                     rounds_total=model.rounds,
                     draft_tokens_total=model.draft_tokens,
                     accepted_tokens_total=model.accepted_tokens,
                     draft_micros_total=model.draft_micros,
                 )
-                for (draft_model, device_class), model in tally.draft_models.items()
+                for key, model in tally.draft_models.items()
             ],
         )

@@ -17,6 +17,7 @@ from sled_verifier.frames import Greeting
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import DraftRequest, RoundVerdict
 from sled_verifier.service import Service
+from sled_verifier.tally import DraftModelKey
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class DeviceStream:
         self._grant = grant
         self.device_id = greeting.device_id
         self._draft_model = service.tally.connect(
-            greeting.draft_model, greeting.device_class, greeting.device_id
+            DraftModelKey(greeting.draft_model, greeting.device_class, greeting.draft_revision),
+            greeting.device_id,
         )
         self._sequences: dict[int, int] = {}
         self._verdicts: dict[int, RoundVerdict] = {}

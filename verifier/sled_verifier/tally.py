@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sled_verifier.refusal import Reason
 from sled_verifier.rounds import RoundVerdict
@@ -14,10 +15,19 @@ MAX_DRAFT_MODELS = 64
 """Pairs of draft model and device class told apart; devices choose both, so all further ones count
 as `other`.
 """
-OTHER = ("other", "other")
+MAX_REVISIONS = 8
+"""Revisions of one pair told apart. A further one takes the place of the oldest that no connected
+device has; when there is none, it counts as `other`.
+"""
+OTHER = "other"
 
-DraftModelKey = tuple[str, str]
-"""(draft model, device class)."""
+
+class DraftModelKey(NamedTuple):
+    """What is counted apart; each part is a device's own word."""
+
+    draft_model: str
+    device_class: str
+    revision: str = ""
 
 
 @dataclass(slots=True)
@@ -44,12 +54,25 @@ class Tally:
     refusals: Counter[Reason] = field(default_factory=Counter)
     draft_models: dict[DraftModelKey, DraftModelTally] = field(default_factory=dict)
 
-    def connect(self, draft_model: str, device_class: str, device_id: str) -> DraftModelKey:
+    def connect(self, greeted: DraftModelKey, device_id: str) -> DraftModelKey:
         """A device's stream begins; returns the key to count it under."""
-        key = (draft_model or "none", device_class or "none")
-        if key not in self.draft_models and len(self.draft_models) >= MAX_DRAFT_MODELS:
-            key = OTHER
+        model, device_class = greeted.draft_model or "none", greeted.device_class or "none"
+        pairs = {key[:2] for key in self.draft_models}
+        if (model, device_class) not in pairs and len(pairs) >= MAX_DRAFT_MODELS:
+            model, device_class = OTHER, OTHER
+        key = self._room(DraftModelKey(model, device_class, greeted.revision))
         self.draft_models.setdefault(key, DraftModelTally()).devices[device_id] += 1
+        return key
+
+    def _room(self, key: DraftModelKey) -> DraftModelKey:
+        """`key`, or where it counts when its pair has as many revisions as may be."""
+        known = [each for each in self.draft_models if each[:2] == key[:2]]
+        if key in known or len(known) < MAX_REVISIONS:
+            return key
+        idle = next((each for each in known if not self.draft_models[each].devices), None)
+        if idle is None:
+            return key._replace(revision=OTHER)
+        del self.draft_models[idle]
         return key
 
     def disconnect(self, key: DraftModelKey, device_id: str) -> None:

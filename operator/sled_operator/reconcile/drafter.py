@@ -36,7 +36,7 @@ class _Baseline:
     """The fleet's totals when a rollout began, to tell what the new revision did."""
 
     target: str
-    totals: dict[measure.Pair, measure.Counts]
+    totals: dict[measure.Counted, measure.Counts]
 
 
 @dataclass(slots=True)
@@ -179,9 +179,7 @@ class DrafterReconciler:
         baseline = self._baselines.get(key)
         if baseline is None or baseline.target != target.name:
             baseline = self._baselines[key] = _Baseline(target.name, dict(ledger.totals))
-        models = {draft.model or draft.name for draft in target.spec.drafts}
-        earlier = {draft.model or draft.name for draft in stable.spec.drafts}
-        return measure.quality(baseline.totals, ledger.totals, models, earlier)
+        return measure.quality(baseline.totals, ledger.totals, target.name, stable.name)
 
     async def _label(self, label: str, values: dict[str, str | None]) -> None:
         """Set or remove a label on nodes; a node that has gone meanwhile is none."""
@@ -229,11 +227,15 @@ class DrafterReconciler:
         problems: list[Problem],
     ) -> None:
         numbers = drafter_status.counts(nodes, placement)
+        if (fetching := drafter_status.fetch_problem(nodes.fetches.values())) is not None:
+            problems = [*problems, fetching]
         fields: dict[str, Any] = {
             "nodes": numbers,
             "summary": f"{numbers['ready']}/{numbers['selected']}",
             "assignments": drafter_status.assignments(nodes, placement.wanted),
             "unassignedNodes": drafter_status.unassigned(placement.refused),
+            "models": drafter_status.models(nodes),
+            "nodesWithoutModel": drafter_status.without_model(nodes),
             "rollout": drafter_status.rollout_status(drafter.spec.rollout, placement.progress),
         }
         observations = drafter_status.observe(numbers, placement.progress, problems)

@@ -15,7 +15,7 @@ from sled_operator.capabilities import Capabilities
 from sled_operator.cluster import kinds
 from sled_operator.cluster.base import ClusterError, Object
 from sled_operator.conditions import Reason
-from sled_operator.drafter_status import timestamp
+from sled_operator.drafter_status import fetch_problem, timestamp
 from sled_operator.informer import Key
 from sled_operator.reconcile import secrets
 from sled_operator.reconcile.base import Context, identity_of, invalid
@@ -120,6 +120,9 @@ class ServerReconciler:
         observed = [*owned, *kept.observed, *await self._optional(server)]
         refused = await context.converge(owner, [*kept.manifests, *wanted.manifests], observed)
         problems = [*kept.problems, *wanted.problems, *asleep, *refused]
+        pods = (pod for pod in context.world.pods_of(SERVER, key) if not pod.terminating)
+        if (fetching := fetch_problem(pods)) is not None:
+            problems.append(fetching)
         await self._report(owner, server, document, replicas, decision, problems)
         return self._look_again(server, kept.problems, kept.renew_seconds)
 
@@ -195,12 +198,14 @@ class ServerReconciler:
             "readyReplicas": counts.ready,
             "selector": ",".join(f"{k}={v}" for k, v in sorted(owner.selector.items())),
             "address": server_address(server),
-            "autoscaling": self._scaling_status(document, decision),
+            "autoscaling": self._scaling_status(
+                (server.metadata.namespace, server.metadata.name), document, decision
+            ),
         }
         observations = server_status.observe(counts, problems)
         await self.context.report(kinds.SLED_SERVER, owner, document, observations, fields)
 
-    def _scaling_status(self, document: Object, decision: Decision | None) -> Any:
+    def _scaling_status(self, key: Key, document: Object, decision: Decision | None) -> Any:
         """Written anew only when replicas or the reason change: numbers that waver are metrics."""
         if decision is None:
             return None
@@ -209,10 +214,13 @@ class ServerReconciler:
         if same and before.get("reason") == str(decision.reason):
             return before
         moment = timestamp(self.context.now().timestamp())
+        telemetry = self.context.world.telemetry.get(key)
+        seen = sample(telemetry.answers if telemetry else [])
         return {
             "desiredReplicas": decision.replicas,
             "reason": str(decision.reason),
             "message": decision.message,
+            "queueDepth": seen.queue_depth,
             "lastScaleTime": before.get("lastScaleTime", moment) if same else moment,
         }
 

@@ -44,6 +44,7 @@ def edge_settings(
         "listen": f"0.0.0.0:{API_PORT}",
         "deviceId": "named-by-its-node",
         "deviceClass": device_class.name,
+        "revision": snapshot.name,
         "verifiers": [endpoint.address],
         "drafter": {
             "kind": _MODES[draft.kind],

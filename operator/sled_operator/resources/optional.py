@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from sled_operator.resources.base import Manifest, manifest, server_owner
@@ -40,16 +41,27 @@ def certificate(server: SLEDServer) -> Manifest:
     issuer = server.spec.tls.issuer_ref
     if issuer is None:
         raise ValueError("tls mode CertManager without an issuerRef")
+    names = dns_names(server)
     hours = server.spec.tls.certificate_days * 24
     spec: Json = {
         "secretName": tls_secret_name(server),
-        "dnsNames": dns_names(server),
+        "dnsNames": [name for name in names if not _is_address(name)],
         "duration": f"{hours}h0m0s",
         "renewBefore": f"{max(hours // 3, 1)}h0m0s",
         "privateKey": {"algorithm": "ECDSA", "size": 256, "rotationPolicy": "Always"},
         "issuerRef": {"name": issuer.name, "kind": issuer.kind, "group": "cert-manager.io"},
     }
+    if addresses := [name for name in names if _is_address(name)]:
+        spec["ipAddresses"] = addresses
     return manifest(server_owner(server), *CERTIFICATE, server.metadata.name, {"spec": spec})
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def grpc_route(server: SLEDServer) -> Manifest:

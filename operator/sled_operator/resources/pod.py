@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sled_operator.names import FETCH_CONTAINER
 from sled_operator.spec.shared import Resources, Tolerations
 
 Json = dict[str, Any]
@@ -77,12 +78,13 @@ def _fetch(source: str, sha256: str | None, image: str, pull_policy: str) -> Jso
     if sha256 is not None:
         command += ["--sha256", sha256]
     return {
-        "name": "fetch-model",
+        "name": FETCH_CONTAINER,
         "image": image,
         "imagePullPolicy": pull_policy,
         "command": command,
         "env": [{"name": "SLED_CACHE", "value": CACHE_DIR}],
         "securityContext": CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "cache", "mountPath": CACHE_DIR},
             {"name": "tmp", "mountPath": "/tmp"},

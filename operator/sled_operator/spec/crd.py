@@ -59,7 +59,7 @@ KINDS = (
             ("Reason", "string", _condition("Ready", "reason"), 0),
             ("Replicas", "integer", ".status.readyReplicas", 0),
             ("Desired", "integer", ".status.replicas", 0),
-            ("Queue", "integer", ".status.autoscaling.queueDepth", 1),
+            ("Scaling", "string", ".status.autoscaling.reason", 1),
             ("Engine", "string", ".spec.engine.kind", 1),
             ("Address", "string", ".status.address", 1),
             ("Message", "string", _condition("Ready", "message"), 1),

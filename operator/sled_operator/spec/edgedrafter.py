@@ -125,6 +125,21 @@ class DraftCache(Spec):
 class EdgeDrafterSpec(Spec):
     """What is wanted of a fleet of drafters."""
 
+    rules = (
+        Rule(
+            "has(self.server.name) || self.rollout.waves.all(w,"
+            " w.gates.minAcceptancePermille == 0 && w.gates.minSpeedPermille == 0)",
+            "gates on acceptance and speed need a server by name, whose verifiers report both",
+            lambda self: (
+                self.server.name is not None
+                or not any(
+                    wave.gates.min_acceptance_permille or wave.gates.min_speed_permille
+                    for wave in self.rollout.waves
+                )
+            ),
+        ),
+    )
+
     server: ServerRef
     """The verifier."""
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=32)]

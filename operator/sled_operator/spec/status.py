@@ -51,7 +51,8 @@ class ScalingStatus(Spec):
     message: Text
     """Why, in a sentence."""
     queue_depth: Count | None = None
-    """Waiting drafts over all replicas that answered."""
+    """Waiting drafts when it decided, over all replicas that answered; the present number is the
+    metric `sled_queue_depth`."""
     last_scale_time: Timestamp | None = None
     """When desiredReplicas last changed."""
 
@@ -116,6 +117,32 @@ class UnassignedNode(Spec):
     """Why, in a sentence."""
 
 
+class ModelCounts(Spec):
+    """Nodes by how far they are with fetching their draft model."""
+
+    fetched: Count
+    """The model is there."""
+    fetching: Count
+    """It is being downloaded."""
+    waiting: Count
+    """The download has not begun."""
+    failed: Count
+    """The last try failed; another follows."""
+
+
+class NodeWithoutModel(Spec):
+    """A node whose draft model is not there yet."""
+
+    name: Name
+    """The node."""
+    draft: Name
+    """Name in the catalogue."""
+    state: Literal["Waiting", "Fetching", "Failed"]
+    """How far it is."""
+    message: Text
+    """Why, as far as the node says."""
+
+
 class RolloutStatus(Spec):
     """Where a change stands."""
 
@@ -152,5 +179,9 @@ class EdgeDrafterStatus(Spec):
     """Nodes by draft model, device class and revision."""
     unassigned_nodes: Annotated[tuple[UnassignedNode, ...], Field(max_length=50)] | None = None
     """The first 50 selected nodes that draft nothing."""
+    models: ModelCounts | None = None
+    """Nodes by how far they are with their draft model, where they fetch one."""
+    nodes_without_model: Annotated[tuple[NodeWithoutModel, ...], Field(max_length=50)] | None = None
+    """The first 50 nodes whose draft model is not there yet, failed ones first."""
     rollout: RolloutStatus | None = None
     """Where a change stands."""

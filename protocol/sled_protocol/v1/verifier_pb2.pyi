@@ -221,6 +221,7 @@ class Hello(_message.Message):
     DEVICE_CLASS_FIELD_NUMBER: _builtins.int
     DRAFT_MODEL_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     min_revision: _builtins.int
     """Lowest and highest revision of sled.v1 that the device speaks (this file is revision 1)."""
     max_revision: _builtins.int
@@ -232,6 +233,8 @@ class Hello(_message.Message):
     """Name of the draft model; informational, a metric label."""
     tokenizer_fingerprint: _builtins.bytes
     """Fingerprint of the device's vocabulary (see Model.tokenizer_fingerprint). Empty when it has none yet."""
+    revision: _builtins.str
+    """Revision of the device's settings; informational, tells two rollouts of one draft model apart in GetStats."""
     def __init__(
         self,
         *,
@@ -241,10 +244,11 @@ class Hello(_message.Message):
         device_class: _builtins.str = ...,
         draft_model: _builtins.str = ...,
         tokenizer_fingerprint: _builtins.bytes = ...,
+        revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "draft_model", b"draft_model", "max_revision", b"max_revision", "min_revision", b"min_revision", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "draft_model", b"draft_model", "max_revision", b"max_revision", "min_revision", b"min_revision", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -827,6 +831,7 @@ class DraftModelStats(_message.Message):
     DRAFT_TOKENS_TOTAL_FIELD_NUMBER: _builtins.int
     ACCEPTED_TOKENS_TOTAL_FIELD_NUMBER: _builtins.int
     DRAFT_MICROS_TOTAL_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     draft_model: _builtins.str
     device_class: _builtins.str
     devices: _builtins.int
@@ -834,6 +839,8 @@ class DraftModelStats(_message.Message):
     draft_tokens_total: _builtins.int
     accepted_tokens_total: _builtins.int
     draft_micros_total: _builtins.int
+    revision: _builtins.str
+    """Hello.revision of the devices that are counted here."""
     def __init__(
         self,
         *,
@@ -844,10 +851,11 @@ class DraftModelStats(_message.Message):
         draft_tokens_total: _builtins.int = ...,
         accepted_tokens_total: _builtins.int = ...,
         draft_micros_total: _builtins.int = ...,
+        revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens_total", b"accepted_tokens_total", "device_class", b"device_class", "devices", b"devices", "draft_micros_total", b"draft_micros_total", "draft_model", b"draft_model", "draft_tokens_total", b"draft_tokens_total", "rounds_total", b"rounds_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens_total", b"accepted_tokens_total", "device_class", b"device_class", "devices", b"devices", "draft_micros_total", b"draft_micros_total", "draft_model", b"draft_model", "draft_tokens_total", b"draft_tokens_total", "revision", b"revision", "rounds_total", b"rounds_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,7 @@ async def test_metrics_and_stats_agree_with_what_happened() -> None:
     assert seen["vllm:prompt_tokens_total"] == 100
     assert seen["vllm:num_requests_running"] == seen["sled_sequences"] == 1
     assert seen["vllm:num_requests_waiting"] == seen["sled_evicted_sequences"] == 0
+    assert seen["sled_queue_depth"] == seen["vllm:num_requests_waiting"]
     assert seen["sled_connected_devices"] == 1
     assert seen["sled_rounds_total[device_class=pi5][draft_model=tiny]"] == text.rounds + 1
     assert seen["sled_prefill_tokens_total"] == 99

@@ -46,7 +46,8 @@ def _draft(session: Session) -> RoundDraft:
 
 async def test_hello_says_who_calls_and_facts_are_asked_anew() -> None:
     verifiers = FakeVerifiers()
-    facts = [DeviceFacts("pi-1", "pi5", "small", b"later"), DeviceFacts("pi-1", "pi5", "small")]
+    early = DeviceFacts("pi-1", "pi5", "small", revision="r7")
+    facts = [DeviceFacts("pi-1", "pi5", "small", b"later"), early]
     link = ResilientLink(verifiers, ["a"], lambda: facts.pop(), QUICK, uniform=half)
     await link.start()
     await until(lambda: link.state().target is not None)
@@ -56,6 +57,7 @@ async def test_hello_says_who_calls_and_facts_are_asked_anew() -> None:
     await link.close()
     first, second = verifiers["a"].hellos
     assert (first.device_id, first.device_class, first.draft_model) == ("pi-1", "pi5", "small")
+    assert first.revision == "r7"
     assert (first.min_revision, first.max_revision) == (1, 1)
     assert first.tokenizer_fingerprint == b""
     assert second.tokenizer_fingerprint == b"later"

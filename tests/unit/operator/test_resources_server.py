@@ -195,10 +195,54 @@ def test_optional_kinds_are_used_or_named_as_missing(server: Server) -> None:
 
 
 def test_the_certificate_names_cover_service_and_replicas(server: Server) -> None:
-    names = dns_names(server(tls={"extraNames": ["192.0.2.7"]}))
+    tls = {"mode": "CertManager", "issuerRef": {"name": "ca"}, "extraNames": ["a.b", "192.0.2.7"]}
+    names = dns_names(server(tls=tls))
     assert "big.fleet.svc" in names
     assert "*.big-replicas.fleet.svc" in names
-    assert names[-1] == "192.0.2.7"
+    assert names[-2:] == ["a.b", "192.0.2.7"]
+    requested = certificate(server(tls=tls))["spec"]
+    assert requested["ipAddresses"] == ["192.0.2.7"]
+    assert requested["dnsNames"] == names[:-1]
+
+
+def test_replicas_spread_over_the_named_labels(server: Server) -> None:
+    spread = {"over": ["zone", "host"], "whenUnsatisfiable": "DoNotSchedule"}
+    pod = pod_of(verifier_statefulset(server(topologySpread=spread), "image", 1, "hash"))
+    assert [each["topologyKey"] for each in pod["topologySpreadConstraints"]] == ["zone", "host"]
+    for each in pod["topologySpreadConstraints"]:
+        assert each["whenUnsatisfiable"] == "DoNotSchedule"
+        assert each["labelSelector"] == {"matchLabels": SELECTOR}
+    none = pod_of(verifier_statefulset(server(topologySpread={"over": []}), "image", 1, "hash"))
+    assert "topologySpreadConstraints" not in none
+
+
+def test_probes_ask_what_they_mean(server: Server) -> None:
+    """A model may take an hour to arrive, and a verifier that drains is not ready but alive."""
+    (container,) = pod_of(verifier_statefulset(server(), "image", 1, "hash"))["containers"]
+    paths = {
+        name: container[f"{name}Probe"]["httpGet"]["path"]
+        for name in ("startup", "readiness", "liveness")
+    }
+    assert paths == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/healthz"}
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 3600
+
+
+def test_a_drain_of_a_node_takes_one_replica_at_a_time(server: Server) -> None:
+    spec = verifier_disruptionbudget(server())["spec"]
+    assert spec["maxUnavailable"] == 1
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_only_the_two_ports_are_reachable(server: Server) -> None:
+    (rule,) = verifier_networkpolicy(server())["spec"]["ingress"]
+    assert [each["port"] for each in rule["ports"]] == ["grpc", "metrics"]
+    open_ports = pod_of(verifier_statefulset(server(), "image", 1, "hash"))["containers"][0][
+        "ports"
+    ]
+    assert [each["name"] for each in open_ports] == ["grpc", "metrics"]
+    kinds_made = {m["kind"] for m in wanted(server(networkPolicy="None"), "i", 1, set()).manifests}
+    assert "NetworkPolicy" not in kinds_made
 
 
 def test_secrets_are_encoded_and_named(server: Server) -> None:

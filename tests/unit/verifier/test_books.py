@@ -9,8 +9,10 @@ from sled_verifier.devices import MAX_STREAMS_PER_DEVICE, DeviceRegistry
 from sled_verifier.hint import DraftHint
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Load, RoundVerdict
-from sled_verifier.tally import MAX_DRAFT_MODELS, OTHER, Tally
+from sled_verifier.tally import MAX_DRAFT_MODELS, MAX_REVISIONS, OTHER, DraftModelKey, Tally
 from sled_verifier.window import Window
+
+TINY = DraftModelKey("tiny", "pi5")
 
 
 def verdict(accepted: int, verified: int) -> RoundVerdict:
@@ -37,12 +39,12 @@ def test_a_window_forgets_what_is_old_and_what_is_too_much() -> None:
 
 def test_the_tally_adds_up() -> None:
     tally = Tally()
-    keys = [tally.connect("tiny", "pi5", device) for device in ("a", "a", "b")]
+    keys = [tally.connect(TINY, device) for device in ("a", "a", "b")]
     tally.round_answered(keys[0], verdict(2, 4), 300)
     tally.round_answered(keys[2], verdict(0, 0), 0)
     assert (tally.rounds, tally.draft_tokens, tally.accepted_tokens) == (2, 4, 2)
     assert tally.output_tokens == 4
-    model = tally.draft_models[("tiny", "pi5")]
+    model = tally.draft_models[TINY]
     assert (model.rounds, model.draft_micros, len(model.devices)) == (2, 300, 2)
     tally.disconnect(keys[0], "a")
     assert len(model.devices) == 2
@@ -52,10 +54,24 @@ def test_the_tally_adds_up() -> None:
 
 def test_devices_cannot_invent_labels_without_end() -> None:
     tally = Tally()
-    keys = {tally.connect(f"model-{n}", "x", "d") for n in range(1000)}
+    keys = {tally.connect(DraftModelKey(f"model-{n}", "x"), "d") for n in range(1000)}
     assert len(keys) == MAX_DRAFT_MODELS + 1
-    assert OTHER in keys
-    assert tally.connect("", "", "d") == OTHER
+    assert (OTHER, OTHER, "") in keys
+    assert tally.connect(DraftModelKey("", ""), "d") == (OTHER, OTHER, "")
+
+
+def test_revisions_of_a_draft_model_are_told_apart_and_old_ones_make_room() -> None:
+    tally = Tally()
+    staying = tally.connect(TINY._replace(revision="stays"), "d")
+    for number in range(100):
+        key = tally.connect(TINY._replace(revision=f"r{number}"), "d")
+        assert key.revision == f"r{number}"
+        tally.disconnect(key, "d")
+    assert staying in tally.draft_models
+    assert len(tally.draft_models) == MAX_REVISIONS
+    crowd = {tally.connect(TINY._replace(revision=f"c{number}"), "d") for number in range(100)}
+    assert TINY._replace(revision=OTHER) in crowd
+    assert len(tally.draft_models) == MAX_REVISIONS + 1
 
 
 def test_the_registry_forgets_devices_that_left() -> None:

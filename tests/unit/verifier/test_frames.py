@@ -21,11 +21,17 @@ NEUTRAL = pb.Sampling(repetition_penalty=1, top_p=1)
 
 def test_hello() -> None:
     hello = pb.Hello(
-        min_revision=1, max_revision=4, device_id="pi-1", device_class="pi5", draft_model="tiny"
+        min_revision=1,
+        max_revision=4,
+        device_id="pi-1",
+        device_class="pi5",
+        draft_model="tiny",
+        revision="r1",
     )
     greeting = read_hello(pb.ClientFrame(hello=hello), INFO)
     assert (greeting.revision, greeting.device_id) == (wire.REVISION, "pi-1")
     assert (greeting.device_class, greeting.draft_model) == ("pi5", "tiny")
+    assert greeting.draft_revision == "r1"
 
 
 def test_open() -> None:

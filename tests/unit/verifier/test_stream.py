@@ -19,6 +19,7 @@ from sled_verifier.limits import Limits
 from sled_verifier.metrics import Metrics
 from sled_verifier.service import Service
 from sled_verifier.stream import OUTBOX_FRAMES, DeviceStream
+from sled_verifier.tally import DraftModelKey
 
 TARGET = ToyModel(vocab_size=64)
 PROMPT = [1, 2, 3]
@@ -87,7 +88,7 @@ async def test_finish_gives_everything_back(service: Service) -> None:
     stats = service.backend.stats()
     assert stats.load.active_sequences == stats.load.queue_depth == 0
     assert service.devices.connected == 0
-    assert not service.tally.draft_models[("tiny", "pi5")].devices
+    assert not service.tally.draft_models[DraftModelKey("tiny", "pi5")].devices
 
 
 async def test_a_defect_of_the_backend_is_answered_too(
