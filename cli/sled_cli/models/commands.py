@@ -25,7 +25,8 @@ from sled_cli.models.store import ModelStore
 def models() -> None:
     """Fetch, verify and remove model files.
 
-    A SOURCE is a name of the catalogue, hf://org/repo/file.gguf@revision, or file:///path.gguf.
+    A SOURCE is a name of the catalogue, hf://org/repo/file.gguf@revision, hf://org/repo@revision (a
+    whole repository), s3://bucket/key, or file:///path.gguf.
     """
 
 

@@ -21,7 +21,8 @@ class ModelError(CliError):
 
 
 class InvalidSource(ModelError, BadInput):
-    """The source is not `file:///…`, `hf://org/repo/file.gguf@revision` or `catalog://NAME`."""
+    """The source is none of `file:///…`, `hf://…`, `s3://bucket/key` and `catalog://NAME`, or it
+    cannot be asked for in this way."""
 
 
 class UnknownModel(ModelError, BadInput):

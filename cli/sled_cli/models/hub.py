@@ -1,4 +1,4 @@
-"""Files of Hugging Face repositories over HTTP: streamed, resumed where a former try ended.
+"""Where the files of Hugging Face repositories are, and what a repository holds.
 
 HF_ENDPOINT names another host, HF_TOKEN is sent to that host and to no other.
 """
@@ -7,141 +7,82 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import httpx
 
 from sled_cli.models.errors import DownloadFailed
-from sled_cli.models.files import require_space
-from sled_cli.models.source import HubSource
+from sled_cli.models.source import HubFolderSource, HubSource
+from sled_cli.models.transfer import MAX_REDIRECTS, TIMEOUT, Remote
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
-MAX_FILE_BYTES: Final = 512 * 1024**3
+MAX_FILES: Final = 2000
 
-_TIMEOUT: Final = httpx.Timeout(30.0)
-_MAX_REDIRECTS: Final = 5
-_RANGE_START: Final = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_LINKED_TAG: Final = re.compile(r'"?([0-9a-f]{64})"?')
 _WORDS: Final = {
     401: "the file needs a token (set HF_TOKEN)",
     403: "the token does not open this file",
     404: "there is no such file or revision",
 }
+_NAME: Final = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
+_WANTED: Final = (".safetensors", ".json", ".txt", ".model", ".tiktoken", ".jinja")
+_OLD_WEIGHTS: Final = (".bin", ".pt")
 
 
-def hub_url(source: HubSource) -> str:
-    """Address of the file."""
-    endpoint = os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
-    return f"{endpoint}/{source.repository}/resolve/{source.revision}/{source.file}"
+def remote(source: HubSource) -> Remote:
+    """The file of a source."""
+    url = f"{_endpoint()}/{source.repository}/resolve/{source.revision}/{source.file}"
+    return Remote(str(source), url, _headers(), _WORDS)
 
 
-def download(
-    source: HubSource, part: Path, on_bytes: Callable[[int, int | None], None]
-) -> str | None:
-    """Bring `part` (absent, or what a former try left) to the whole file.
-
-    Returns the SHA-256 that the hub states for it, None when it states none. `on_bytes` is told the
-    bytes so far and in all (None when the server does not say).
+def list_files(source: HubFolderSource) -> list[HubSource]:
+    """What an engine needs of a repository, pinned to the commit that the revision names now:
+    weights (safetensors where there are any), configuration and tokenizer.
 
     Raises:
-        DownloadFailed: `part` then holds what was received.
-        NotEnoughSpace: nothing was received.
+        DownloadFailed: the hub refused, or said nothing that can be used.
     """
-    token = os.environ.get("HF_TOKEN")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    client = httpx.Client(
-        timeout=_TIMEOUT, follow_redirects=True, max_redirects=_MAX_REDIRECTS, headers=headers
-    )
+    url = f"{_endpoint()}/api/models/{source.repository}/revision/{source.revision}"
     try:
-        with client:
-            return _transfer(client, source, part, on_bytes)
+        answer = httpx.Client(timeout=TIMEOUT, follow_redirects=True, max_redirects=MAX_REDIRECTS)
+        with answer as client:
+            response = client.get(url, headers=_headers())
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
-        raise DownloadFailed(f"{source} could not be downloaded: {reason}") from error
+        raise DownloadFailed(f"{source} could not be listed: {reason}") from error
+    status = response.status_code
+    if status != httpx.codes.OK:
+        words = _WORDS.get(status, "the server refused")
+        raise DownloadFailed(f"{source}: {words} (HTTP {status})", status)
+    commit, names = _listing(source, response)
+    return [HubSource(source.repository, name, commit) for name in _needed(names)]
 
 
-def _transfer(
-    client: httpx.Client,
-    source: HubSource,
-    part: Path,
-    on_bytes: Callable[[int, int | None], None],
-) -> str | None:
-    tag_file = part.with_suffix(".tag")
-    have = part.stat().st_size if part.is_file() and tag_file.is_file() else 0
-    # If-Range: the server sends the rest only when the file is still the one that the first part
-    # came from.
-    request = {"Accept-Encoding": "identity"}
-    if have:
-        request |= {"Range": f"bytes={have}-", "If-Range": tag_file.read_text()}
-    with client.stream("GET", hub_url(source), headers=request) as response:
-        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            # Nothing is left to send, or the file has changed; the checksum tells the one from the
-            # other.
-            on_bytes(have, have)
-            return _stated_sha256(response)
-        if response.status_code not in (200, 206):
-            status = response.status_code
-            words = _WORDS.get(status, "the server refused")
-            raise DownloadFailed(f"{source}: {words} (HTTP {status})", status)
-        start, total = _extent(response, have)
-        _require_plausible(source, part, start, total)
-        # A weak tag cannot be used for resuming (RFC 9110, section 13.1.5).
-        tag = response.headers.get("ETag", "")
-        if tag and not tag.startswith("W/"):
-            tag_file.write_text(tag)
-        else:
-            tag_file.unlink(missing_ok=True)
-        _write(response, part, start, total, on_bytes)
-    if total is not None and part.stat().st_size != total:
-        raise DownloadFailed(f"{source}: {part.stat().st_size} of {total} bytes were received")
-    return _stated_sha256(response)
+def _listing(source: HubFolderSource, response: httpx.Response) -> tuple[str, list[str]]:
+    try:
+        body: Any = response.json()
+        commit, names = body["sha"], [each["rfilename"] for each in body["siblings"]]
+        sound = _COMMIT.fullmatch(commit) and all(isinstance(name, str) for name in names)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DownloadFailed(f"{source}: the hub's list of files cannot be read") from error
+    if not sound or len(names) > MAX_FILES:
+        raise DownloadFailed(f"{source}: the hub's list of files cannot be used")
+    return commit, names
 
 
-def _stated_sha256(response: httpx.Response) -> str | None:
-    # The hub's own answer carries it for large files, whose bytes then come from another host by
-    # redirect.
-    for answer in (*response.history, response):
-        match = _LINKED_TAG.fullmatch(answer.headers.get("X-Linked-Etag", ""))
-        if match:
-            return match[1]
-    return None
+def _needed(names: Sequence[str]) -> list[str]:
+    plain = [name for name in names if _NAME.fullmatch(name) and "/" not in name]
+    weights: tuple[str, ...] = _WANTED
+    if not any(name.endswith(".safetensors") for name in plain):
+        weights += _OLD_WEIGHTS
+    return sorted(name for name in plain if name.endswith(weights))
 
 
-def _extent(response: httpx.Response, have: int) -> tuple[int, int | None]:
-    """Where the body starts in the file, and how long the file is."""
-    length = response.headers.get("Content-Length")
-    size = int(length) if length and length.isdigit() else None
-    if response.status_code != httpx.codes.PARTIAL_CONTENT:
-        return 0, size
-    match = _RANGE_START.fullmatch(response.headers.get("Content-Range", ""))
-    if not match or int(match[1]) != have:
-        raise DownloadFailed("the server sent another part of the file than was asked for")
-    return have, None if match[2] == "*" else int(match[2])
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
 
 
-def _require_plausible(source: HubSource, part: Path, start: int, total: int | None) -> None:
-    if total is None:
-        return
-    if total > MAX_FILE_BYTES:
-        raise DownloadFailed(f"{source} has {total} bytes; allowed: {MAX_FILE_BYTES}")
-    require_space(part.parent, total - start)
-
-
-def _write(
-    response: httpx.Response,
-    part: Path,
-    start: int,
-    total: int | None,
-    on_bytes: Callable[[int, int | None], None],
-) -> None:
-    limit = MAX_FILE_BYTES if total is None else total
-    done = start
-    with part.open("ab" if start else "wb") as file:
-        for block in response.iter_raw():
-            done += len(block)
-            if done > limit:
-                raise DownloadFailed(f"the server sent more than the {limit} bytes it announced")
-            file.write(block)
-            on_bytes(done, total)
+def _headers() -> dict[str, str]:
+    token = os.environ.get("HF_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}

