@@ -22,7 +22,7 @@ from sled_operator.resources.optional import (
 )
 from sled_operator.resources.service import headless_service, server_service
 from sled_operator.resources.serviceaccount import service_account
-from sled_operator.resources.statefulset import model_of, verifier_statefulset
+from sled_operator.resources.statefulset import model_of, verifier_statefulset, vocabulary_of
 from sled_operator.resources.verifier_config import verifier_config
 from sled_operator.server_status import Problem
 from sled_operator.spec import SLEDServer
@@ -50,8 +50,10 @@ def wanted(
         replicas: None leaves the field to another scaler.
         present: optional kinds that the cluster has.
     """
-    model = model_of(server, server.spec.image or image)
-    config = verifier_config(server, model.path if model else None)
+    image = server.spec.image or image
+    model, vocabulary = model_of(server, image), vocabulary_of(server, image)
+    paths = [mount.path if mount else None for mount in (model, vocabulary)]
+    config = verifier_config(server, *paths)
     manifests = [
         service_account(server_owner(server)),
         config,

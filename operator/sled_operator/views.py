@@ -16,7 +16,7 @@ from sled_operator.names import (
     DEVICE_CLASS,
     DRAFT,
     DRAFTER,
-    FETCH_CONTAINER,
+    FETCH_PREFIX,
     REVISION,
     SERVER,
 )
@@ -116,12 +116,16 @@ def pod_view(document: Object) -> PodView:
 def _fetch(document: Object) -> tuple[Fetch, str]:
     """How far the init container is that fetches the model; an image volume is the kubelet's."""
     spec, status = document.get("spec", {}), document.get("status", {})
-    if all(each["name"] != FETCH_CONTAINER for each in spec.get("initContainers", ())):
+    names = [each["name"] for each in spec.get("initContainers", ())]
+    fetching = [name for name in names if name.startswith(FETCH_PREFIX)]
+    if not fetching:
         return Fetch.NONE, ""
-    for each in status.get("initContainerStatuses", ()):
-        if each.get("name") == FETCH_CONTAINER:
-            return _progress(each)
-    return Fetch.WAITING, ""
+    told = {each.get("name"): each for each in status.get("initContainerStatuses", ())}
+    for name in fetching:
+        found = _progress(told[name]) if name in told else (Fetch.WAITING, "")
+        if found[0] is not Fetch.DONE:
+            return found
+    return Fetch.DONE, ""
 
 
 def _progress(container: Object) -> tuple[Fetch, str]:

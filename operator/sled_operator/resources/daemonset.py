@@ -39,7 +39,9 @@ def model_of(snapshot: Snapshot, draft: Draft, device_class: DeviceClass) -> pod
     if draft.source is None:
         return None
     image = image_of(snapshot, device_class)
-    return pod.model_mount(draft.source, draft.sha256, image, snapshot.spec.image_pull_policy)
+    policy = snapshot.spec.image_pull_policy
+    download = pod.Download(image, policy, draft.sha256, draft.credentials_secret_name)
+    return pod.model_mount(draft.source, download)
 
 
 def drafter_daemonset(

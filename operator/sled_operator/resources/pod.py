@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sled_operator.names import FETCH_CONTAINER
+from sled_operator.names import FETCH_PREFIX
 from sled_operator.spec.shared import Resources, Tolerations
 
 Json = dict[str, Any]
@@ -14,7 +14,6 @@ Json = dict[str, Any]
 MODEL_DIR = "/models"
 CACHE_DIR = "/cache"
 CONFIG_DIR = "/etc/sled"
-FETCHED = ("hf", "s3", "catalog")
 
 CONTAINER_SECURITY: Json = {
     "allowPrivilegeEscalation": False,
@@ -31,6 +30,17 @@ POD_SECURITY: Json = {
 
 
 @dataclass(frozen=True, slots=True)
+class Download:
+    """How a pod downloads what a source names."""
+
+    image: str
+    pull_policy: str
+    sha256: str | None = None
+    credentials_secret_name: str | None = None
+    """Its keys become environment variables."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMount:
     """How a model gets into a pod: the path that the process opens, and what makes it appear."""
 
@@ -40,47 +50,53 @@ class ModelMount:
     init_containers: list[Json] = field(default_factory=list)
 
 
-def model_mount(source: str, sha256: str | None, image: str, pull_policy: str) -> ModelMount:
-    """The mount of one model source.
+def model_mount(
+    source: str, download: Download, *, folder: bool = False, part: str = "model"
+) -> ModelMount:
+    """The mount of one source.
 
     `oci://` is an image volume, which the kubelet pulls and keeps; `pvc://` a claim; `file://` a
     path that the image or the pod template brings; the others are downloaded into the cache by an
     init container, once per cache, checked against `sha256`.
+
+    Args:
+        source: where it comes from.
+        download: image and settings of the init container.
+        folder: the process opens a folder rather than one GGUF file.
+        part: names volume, folder and init container.
     """
     scheme, rest = source.split("://", 1)
+    place = MODEL_DIR if part == "model" else f"/{part}"
     if scheme == "oci":
         reference, _, file = rest.partition("#")
-        return ModelMount(
-            path=f"{MODEL_DIR}/{file or 'model.gguf'}",
-            volumes=[
-                {"name": "model", "image": {"reference": reference, "pullPolicy": pull_policy}}
-            ],
-            mounts=[{"name": "model", "mountPath": MODEL_DIR, "readOnly": True}],
-        )
+        image = {"reference": reference, "pullPolicy": download.pull_policy}
+        return _mounted(part, place, file or ("" if folder else "model.gguf"), {"image": image})
     if scheme == "pvc":
         claim, _, file = rest.partition("/")
-        return ModelMount(
-            path=f"{MODEL_DIR}/{file}",
-            volumes=[
-                {"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-            ],
-            mounts=[{"name": "model", "mountPath": MODEL_DIR, "readOnly": True}],
-        )
+        volume = {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        return _mounted(part, place, file, volume)
     if scheme == "file":
         return ModelMount(path="/" + rest.lstrip("/"))
+    link = f"{CACHE_DIR}/{part}" + ("" if folder else ".gguf")
+    return ModelMount(path=link, init_containers=[_fetch(part, source, link, download)])
+
+
+def _mounted(part: str, place: str, file: str, volume: Json) -> ModelMount:
     return ModelMount(
-        path=f"{CACHE_DIR}/model.gguf", init_containers=[_fetch(source, sha256, image, pull_policy)]
+        path=f"{place}/{file}".rstrip("/"),
+        volumes=[{"name": part, **volume}],
+        mounts=[{"name": part, "mountPath": place, "readOnly": True}],
     )
 
 
-def _fetch(source: str, sha256: str | None, image: str, pull_policy: str) -> Json:
-    command = ["sled", "models", "fetch", source, "--link", f"{CACHE_DIR}/model.gguf"]
-    if sha256 is not None:
-        command += ["--sha256", sha256]
-    return {
-        "name": FETCH_CONTAINER,
-        "image": image,
-        "imagePullPolicy": pull_policy,
+def _fetch(part: str, source: str, link: str, download: Download) -> Json:
+    command = ["sled", "models", "fetch", source, "--link", link]
+    if download.sha256 is not None:
+        command += ["--sha256", download.sha256]
+    container: Json = {
+        "name": f"{FETCH_PREFIX}{part}",
+        "image": download.image,
+        "imagePullPolicy": download.pull_policy,
         "command": command,
         "env": [{"name": "SLED_CACHE", "value": CACHE_DIR}],
         "securityContext": CONTAINER_SECURITY,
@@ -90,6 +106,20 @@ def _fetch(source: str, sha256: str | None, image: str, pull_policy: str) -> Jso
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
+    if download.credentials_secret_name is not None:
+        container["envFrom"] = [{"secretRef": {"name": download.credentials_secret_name}}]
+    return container
+
+
+def joined(*mounts: ModelMount | None) -> ModelMount:
+    """What several mounts bring to one pod; the path is the first one's."""
+    found = [mount for mount in mounts if mount is not None]
+    return ModelMount(
+        path=found[0].path if found else "",
+        volumes=[each for mount in found for each in mount.volumes],
+        mounts=[each for mount in found for each in mount.mounts],
+        init_containers=[each for mount in found for each in mount.init_containers],
+    )
 
 
 def quantities(amounts: Mapping[str, int | str]) -> dict[str, str]:

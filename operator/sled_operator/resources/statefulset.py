@@ -21,16 +21,32 @@ from sled_operator.resources.verifier_config import (
 from sled_operator.spec import SLEDServer
 
 Json = dict[str, Any]
+FOLDER_ENGINES = ("VLLM", "Torch")
 STARTUP_MINUTES = 60
 """How long a model may take to arrive and load."""
 
 
 def model_of(server: SLEDServer, image: str) -> pod.ModelMount | None:
     """How the target model gets into the pods; None when the engine needs no file."""
-    source = server.spec.model.source
+    model = server.spec.model
+    if model.source is None:
+        return None
+    download = _download(server, image, model.sha256)
+    folder = server.spec.engine.kind in FOLDER_ENGINES
+    return pod.model_mount(model.source, download, folder=folder)
+
+
+def vocabulary_of(server: SLEDServer, image: str) -> pod.ModelMount | None:
+    """How the vocabulary's own file gets into the pods; None when there is none."""
+    source = server.spec.model.vocabulary
     if source is None:
         return None
-    return pod.model_mount(source, server.spec.model.sha256, image, server.spec.image_pull_policy)
+    return pod.model_mount(source, _download(server, image, None), part="vocabulary")
+
+
+def _download(server: SLEDServer, image: str, sha256: str | None) -> pod.Download:
+    spec = server.spec
+    return pod.Download(image, spec.image_pull_policy, sha256, spec.model.credentials_secret_name)
 
 
 def verifier_statefulset(
@@ -65,7 +81,7 @@ def verifier_statefulset(
 def _template(server: SLEDServer, image: str, config_hash: str) -> Json:
     spec = server.spec
     owner = server_owner(server)
-    model = model_of(server, image)
+    model = pod.joined(model_of(server, image), vocabulary_of(server, image))
     body: Json = {
         "serviceAccountName": server.metadata.name,
         "automountServiceAccountToken": False,
@@ -74,7 +90,7 @@ def _template(server: SLEDServer, image: str, config_hash: str) -> Json:
         "containers": [_container(server, image, model)],
         "volumes": _volumes(server, model),
     }
-    if model is not None and model.init_containers:
+    if model.init_containers:
         body["initContainers"] = model.init_containers
     if spec.topology_spread.over:
         body["topologySpreadConstraints"] = _spread(server)
@@ -95,7 +111,7 @@ def _template(server: SLEDServer, image: str, config_hash: str) -> Json:
     return merged
 
 
-def _container(server: SLEDServer, image: str, model: pod.ModelMount | None) -> Json:
+def _container(server: SLEDServer, image: str, model: pod.ModelMount) -> Json:
     spec = server.spec
     limits = {}
     if spec.gpu.count and spec.gpu.allocation == "DevicePlugin":
@@ -137,7 +153,7 @@ def _probe(path: str, period: int, failures: int) -> Json:
     }
 
 
-def _volumes(server: SLEDServer, model: pod.ModelMount | None) -> list[Json]:
+def _volumes(server: SLEDServer, model: pod.ModelMount) -> list[Json]:
     spec = server.spec
     volumes: list[Json] = [
         {"name": "config", "configMap": {"name": config_name(server)}},
@@ -158,10 +174,10 @@ def _volumes(server: SLEDServer, model: pod.ModelMount | None) -> list[Json]:
     elif spec.cache.type == "HostPath":
         path = {"path": spec.cache.path, "type": "DirectoryOrCreate"}
         volumes.append({"name": "cache", "hostPath": path})
-    return volumes + (model.volumes if model else [])
+    return volumes + model.volumes
 
 
-def _mounts(server: SLEDServer, model: pod.ModelMount | None) -> list[Json]:
+def _mounts(server: SLEDServer, model: pod.ModelMount) -> list[Json]:
     mounts: list[Json] = [
         {"name": "config", "mountPath": pod.CONFIG_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -171,7 +187,7 @@ def _mounts(server: SLEDServer, model: pod.ModelMount | None) -> list[Json]:
         mounts.append({"name": "tls", "mountPath": TLS_DIR, "readOnly": True})
     if server.spec.auth.mode == "DeviceTokens":
         mounts.append({"name": "tokens", "mountPath": TOKENS_DIR, "readOnly": True})
-    return mounts + (model.mounts if model else [])
+    return mounts + model.mounts
 
 
 def _claim(server: SLEDServer) -> Json:

@@ -22,7 +22,9 @@ def config_name(server: SLEDServer) -> str:
     return f"{server.metadata.name}-config"
 
 
-def verifier_settings(server: SLEDServer, model_path: str | None) -> dict[str, Any]:
+def verifier_settings(
+    server: SLEDServer, model_path: str | None, vocabulary_path: str | None = None
+) -> dict[str, Any]:
     """`verifier.yaml` as a mapping; what is not said is left to the verifier's own defaults."""
     spec = server.spec
     engine: dict[str, Any] = {
@@ -35,10 +37,12 @@ def verifier_settings(server: SLEDServer, model_path: str | None) -> dict[str, A
         engine["threads"] = threads
     if spec.engine.url is not None:
         engine["url"] = spec.engine.url
+    paths = {"path": model_path, "vocabulary": vocabulary_path}
+    model = {"name": spec.model.name} | {key: path for key, path in paths.items() if path}
     settings: dict[str, Any] = {
         "listen": f"0.0.0.0:{GRPC_PORT}",
         "metricsListen": f"0.0.0.0:{METRICS_PORT}",
-        "model": {"name": spec.model.name} | ({"path": model_path} if model_path else {}),
+        "model": model,
         "engine": engine,
         "batching": spec.batching.model_dump(by_alias=True),
         "drainSeconds": spec.drain_seconds,
@@ -53,9 +57,12 @@ def verifier_settings(server: SLEDServer, model_path: str | None) -> dict[str, A
     return settings
 
 
-def verifier_config(server: SLEDServer, model_path: str | None) -> Manifest:
+def verifier_config(
+    server: SLEDServer, model_path: str | None, vocabulary_path: str | None = None
+) -> Manifest:
     """The ConfigMap with the key `verifier.yaml`."""
-    text = yaml.safe_dump(verifier_settings(server, model_path), sort_keys=True)
+    settings = verifier_settings(server, model_path, vocabulary_path)
+    text = yaml.safe_dump(settings, sort_keys=True)
     return manifest(
         server_owner(server),
         "v1",

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from sled_operator.spec.base import Argument, ModelName, Rule, Sha256, Source, Spec, unique
+from sled_operator.spec.base import (
+    Argument,
+    ModelName,
+    ObjectName,
+    Rule,
+    Sha256,
+    Source,
+    Spec,
+    unique,
+)
 
 DeviceClass = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=20)
@@ -73,6 +82,8 @@ class Draft(Spec):
     """Where the model comes from, as in SLEDServer's model.source."""
     sha256: Sha256 | None = None
     """Checksum of the file; a download that differs is refused."""
+    credentials_secret_name: ObjectName | None = None
+    """Secret whose keys become environment variables of the download, as in SLEDServer's model."""
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     """CPU threads; 0 = the container's CPU limit, or all of the node's cores but one."""
     context_tokens: Annotated[int, Field(ge=64, le=1_048_576)] = 4096

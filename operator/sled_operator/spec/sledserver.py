@@ -36,14 +36,36 @@ from sled_operator.spec.trust import Auth, Tls
 class TargetModel(Spec):
     """The large model whose text the fleet produces."""
 
+    rules = (
+        Rule(
+            "!has(self.sha256) || (has(self.source) && (self.source.contains('.gguf') ||"
+            " !self.source.startsWith('hf://')))",
+            "sha256 belongs to a source that is one file; pin a repository as @COMMIT",
+            lambda self: (
+                self.sha256 is None
+                or (
+                    self.source is not None
+                    and (".gguf" in self.source or not self.source.startswith("hf://"))
+                )
+            ),
+        ),
+    )
+
     name: ModelName
     """What clients ask for in `model`, and what devices are told."""
     source: Source | None = None
-    """Where the file comes from: a hub (hf://org/repo/file.gguf@revision), an image volume
-    (oci://registry/image:tag#file), a claim (pvc://claim/path), a bucket (s3://bucket/key), a path
-    in the pod (file:///path), or SLED's own list (catalog://NAME)."""
+    """Where the model comes from: a hub (hf://org/repo/file.gguf@revision; for VLLM and Torch the
+    whole hf://org/repo@revision), an image volume (oci://registry/image:tag#file), a claim
+    (pvc://claim/path), a bucket (s3://bucket/key), a path in the pod (file:///path), or SLED's own
+    list (catalog://NAME)."""
     sha256: Sha256 | None = None
     """Checksum of the file; a download that differs is refused."""
+    vocabulary: Source | None = None
+    """A GGUF file of the same model, for its vocabulary, where the source is a folder or the engine
+    runs elsewhere; omitted takes the only one in the folder."""
+    credentials_secret_name: ObjectName | None = None
+    """Secret whose keys become environment variables of the download: HF_TOKEN;
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; HTTPS_PROXY."""
 
 
 class Engine(Spec):
@@ -176,6 +198,27 @@ class SLEDServerSpec(Spec):
             "self.engine.kind in ['OpenAI', 'Fake'] || has(self.model.source)",
             "model.source is needed by every engine kind but OpenAI and Fake",
             lambda self: self.engine.kind in ("OpenAI", "Fake") or self.model.source is not None,
+        ),
+        Rule(
+            "self.engine.kind != 'LlamaCpp' || !has(self.model.source) ||"
+            " !self.model.source.startsWith('hf://') || self.model.source.contains('.gguf')",
+            "engine kind LlamaCpp needs one GGUF file: hf://org/repo/file.gguf",
+            lambda self: (
+                self.engine.kind != "LlamaCpp"
+                or self.model.source is None
+                or not self.model.source.startswith("hf://")
+                or ".gguf" in self.model.source
+            ),
+        ),
+        Rule(
+            "!(self.engine.kind in ['VLLM', 'Torch']) || !has(self.model.source) ||"
+            " !(self.model.source.startsWith('s3://') || self.model.source.contains('.gguf'))",
+            "engine kinds VLLM and Torch need a folder: hf://org/repo, oci://, pvc:// or file://",
+            lambda self: (
+                self.engine.kind not in ("VLLM", "Torch")
+                or self.model.source is None
+                or not (self.model.source.startswith("s3://") or ".gguf" in self.model.source)
+            ),
         ),
         Rule(
             "self.engine.kind != 'VLLM' || self.gpu.count > 0",

@@ -18,7 +18,7 @@ from sled_edge.__main__ import main as edge_main
 from sled_operator.assignment.classes import device_class
 from sled_operator.names import digest
 from sled_operator.resources.drafter_config import edge_settings
-from sled_operator.resources.pod import model_mount
+from sled_operator.resources.pod import Download, model_mount
 from sled_operator.resources.verifier_config import verifier_settings
 from sled_operator.revision import Endpoint, Snapshot
 from sled_operator.spec import EdgeDrafter, SLEDServer
@@ -84,7 +84,7 @@ def test_the_verifier_takes_its_name_from_the_pod(tmp_path: Path) -> None:
 def test_the_command_line_fetches_a_model_to_where_the_pod_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mount = model_mount("hf://org/repo/a.gguf@rev", "a" * 64, "image", "Always")
+    mount = model_mount("hf://org/repo/a.gguf@rev", Download("image", "Always", "a" * 64))
     (container,) = mount.init_containers
     command = container["command"]
     assert command[:3] == ["sled", "models", "fetch"]

@@ -108,6 +108,51 @@ def test_model_sources(server: Server, source: str, path: str, volume: str | Non
         assert fetches[0]["command"][-2:] == ["--sha256", "a" * 64]
 
 
+@pytest.mark.parametrize("kind", ["VLLM", "Torch"])
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("hf://org/repo@abc", "/cache/model"),
+        ("oci://reg/img:1", "/models"),
+        ("oci://reg/img:1#sub/dir", "/models/sub/dir"),
+        ("pvc://claim", "/models"),
+        ("file:///opt/model", "/opt/model"),
+    ],
+)
+def test_engines_that_take_a_folder(server: Server, kind: str, source: str, path: str) -> None:
+    model = {"name": "m", "source": source, "vocabulary": "hf://org/repo/v.gguf@abc"}
+    resource = server(model=model, engine={"kind": kind}, gpu={"count": 1})
+    manifests = {m["kind"]: m for m in wanted(resource, "image", 1, set()).manifests}
+    settings = yaml.safe_load(manifests["ConfigMap"]["data"]["verifier.yaml"])
+    assert settings["model"] == {
+        "name": "m",
+        "path": path,
+        "vocabulary": "/cache/vocabulary.gguf",
+    }
+    fetches = {c["name"]: c["command"] for c in pod_of(manifests["StatefulSet"])["initContainers"]}
+    assert fetches["fetch-vocabulary"][-2:] == ["--link", "/cache/vocabulary.gguf"]
+    assert ("fetch-model" in fetches) == source.startswith("hf://")
+
+
+def test_an_engine_elsewhere_needs_the_vocabulary_only(server: Server) -> None:
+    model = {"name": "m", "vocabulary": "oci://reg/img:1#v.gguf"}
+    resource = server(model=model, engine={"kind": "OpenAI", "url": "https://vllm.example.com/v1"})
+    manifests = {m["kind"]: m for m in wanted(resource, "image", 1, set()).manifests}
+    settings = yaml.safe_load(manifests["ConfigMap"]["data"]["verifier.yaml"])
+    assert settings["model"] == {"name": "m", "vocabulary": "/vocabulary/v.gguf"}
+    pod = pod_of(manifests["StatefulSet"])
+    assert [each["name"] for each in pod["volumes"]][-1] == "vocabulary"
+    assert "initContainers" not in pod
+
+
+def test_credentials_reach_the_download_and_nothing_else(server: Server) -> None:
+    source = {"name": "m", "source": "s3://bucket/key", "credentialsSecretName": "bucket-reader"}
+    pod = pod_of(verifier_statefulset(server(model=source), "image", 1, "hash"))
+    (fetch,) = pod["initContainers"]
+    assert fetch["envFrom"] == [{"secretRef": {"name": "bucket-reader"}}]
+    assert "envFrom" not in pod["containers"][0]
+
+
 def test_configuration_follows_the_spec(server: Server) -> None:
     plain = settings_of(server(tls={"mode": "Disabled"}, auth={"mode": "None"}))
     assert plain["insecure"] is True
