@@ -6,35 +6,37 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from sled_testkit import cluster_nodes
 from sled_testkit.cluster import ControlPlane
 from sled_testkit.cluster_api import Object
-from sled_testkit.cluster_helm import Helm
 from sled_testkit.cluster_operator import OperatorProcess
+from sled_testkit.sled_resources import (
+    APPS,
+    CORE,
+    SLED,
+    WAIT_SECONDS,
+    apply,
+    because,
+    install,
+    ready,
+    replicas,
+    rollout,
+    wait,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-HOME = "sled-system"
-SLED = "/apis/sled.dev/v1alpha1/namespaces/default"
-APPS = "/apis/apps/v1/namespaces/default"
-CORE = "/api/v1/namespaces/default"
 EDGES = 10
 RENEWALS = 4
-WAIT_SECONDS = 90.0
 FLEET_LABEL = "drafter.sled.dev/default.fleet"
 
 
 @pytest.fixture(scope="module")
 def plane(own_plane: ControlPlane) -> ControlPlane:
     """One server node, ten devices, and the chart's rights."""
-    helm = Helm(own_plane.folder, own_plane.kubeconfig)
-    chart = str(ROOT / "charts" / "sled")
-    helm.run("install", "sled", chart, "-n", HOME, "--create-namespace", values={"replicas": 0})
+    install(own_plane)
     labels = {"sled.dev/device": "true", "sled.dev/device-class": "pi5"}
     own_plane.create_nodes([cluster_nodes.gpu_server("server")])
     own_plane.create_nodes(
@@ -62,16 +64,6 @@ def _address_of_this_machine() -> str:
         return str(probe.getsockname()[0])
 
 
-def apply(plane: ControlPlane, kind: str, name: str, spec: Object) -> None:
-    document = {
-        "apiVersion": "sled.dev/v1alpha1",
-        "kind": kind,
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": spec,
-    }
-    plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(document))
-
-
 def drafters(**spec: Any) -> Object:
     return {
         "server": {"name": "toy"},
@@ -79,18 +71,6 @@ def drafters(**spec: Any) -> Object:
         "drafts": [{"name": "lookup", "kind": "NGram"}],
         **spec,
     }
-
-
-def ready(found: Object | None) -> bool:
-    status = (found or {}).get("status", {})
-    generation = (found or {}).get("metadata", {}).get("generation")
-    conditions = {each["type"]: each["status"] for each in status.get("conditions", ())}
-    return conditions.get("Ready") == "True" and status.get("observedGeneration") == generation
-
-
-def wait(plane: ControlPlane, collection: str, name: str, done: Any) -> Object:
-    found = plane.api.wait(collection, name, done, timeout_seconds=WAIT_SECONDS)
-    return found or {}
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +153,7 @@ def test_drift_is_repaired(fleet: ControlPlane, operator: OperatorProcess) -> No
 
     wait(fleet, f"{CORE}/services", "toy", other)
     wait(fleet, f"{CORE}/configmaps", "toy-config", lambda found: found is not None)
-    wait(fleet, f"{APPS}/statefulsets", "toy", lambda found: _replicas(found) == 1)
+    wait(fleet, f"{APPS}/statefulsets", "toy", lambda found: replicas(found) == 1)
     fleet.api.wait(
         "/api/v1/nodes",
         "pi-0",
@@ -181,10 +161,6 @@ def test_drift_is_repaired(fleet: ControlPlane, operator: OperatorProcess) -> No
             _labelled(found) and (found or {})["metadata"]["labels"][FLEET_LABEL] != "nonsense"
         ),
     )
-
-
-def _replicas(found: Object | None) -> int:
-    return int((found or {}).get("spec", {}).get("replicas", -1))
 
 
 def test_kubectl_scale_reaches_the_pods(fleet: ControlPlane, operator: OperatorProcess) -> None:
@@ -205,11 +181,11 @@ def test_a_server_that_sleeps_is_woken_by_a_knock(
     apply(plane, "SLEDServer", "sleeper", {**spec, "autoscaling": scaling})
     slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
     door = wait(plane, slices, "sleeper-activator", lambda found: found is not None)
-    wait(plane, f"{APPS}/statefulsets", "sleeper", lambda found: _replicas(found) == 0)
+    wait(plane, f"{APPS}/statefulsets", "sleeper", lambda found: replicas(found) == 0)
     address = door["endpoints"][0]["addresses"][0]
     with socket.create_connection((address, door["ports"][0]["port"]), timeout=5.0):
         pass
-    wait(plane, f"{APPS}/statefulsets", "sleeper", lambda found: _replicas(found) == 1)
+    wait(plane, f"{APPS}/statefulsets", "sleeper", lambda found: replicas(found) == 1)
     wait(plane, slices, "sleeper-activator", lambda found: found is None)
     found = plane.api.get(f"{SLED}/sledservers/sleeper")
     assert found["spec"]["replicas"] == 0
@@ -224,13 +200,6 @@ def test_a_bad_neighbour_stops_nobody(fleet: ControlPlane, operator: OperatorPro
     broken = {"model": {"name": "t"}, "engine": {"kind": "Fake"}, "podTemplate": template}
     apply(fleet, "SLEDServer", "broken", broken)
 
-    def because(reason: str) -> Any:
-        def holds(found: Object | None) -> bool:
-            conditions = (found or {}).get("status", {}).get("conditions", ())
-            return any(c["type"] == "Ready" and c["reason"] == reason for c in conditions)
-
-        return holds
-
     wait(fleet, f"{SLED}/edgedrafters", "lost", because("ServerNotFound"))
     found = wait(fleet, f"{SLED}/edgedrafters", "hungry", because("NodesUnassigned"))
     assert found["status"]["unassignedNodes"][0]["reason"] == "MemoryTooSmall"
@@ -241,7 +210,7 @@ def test_a_bad_neighbour_stops_nobody(fleet: ControlPlane, operator: OperatorPro
 
 
 def _state(found: Object | None) -> str:
-    return str((found or {}).get("status", {}).get("rollout", {}).get("state", ""))
+    return str(rollout(found).get("state", ""))
 
 
 def test_waves_pass_an_offline_node_which_follows_later(

@@ -23,6 +23,8 @@ Object = dict[str, Any]
 _MERGE = "application/merge-patch+json"
 _APPLY = "application/apply-patch+yaml"
 _PAGE = 500
+_TRIES = 10
+"""A definition that was established just now answers 429 for a moment."""
 
 
 class ApiError(RuntimeError):
@@ -208,13 +210,17 @@ class Api:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        response = self._http.request(
-            method,
-            path,
-            params={key: value for key, value in (query or {}).items() if value},
-            content=None if body is None else json.dumps(body),
-            headers={"Content-Type": content_type},
-        )
+        for _ in range(_TRIES):
+            response = self._http.request(
+                method,
+                path,
+                params={key: value for key, value in (query or {}).items() if value},
+                content=None if body is None else json.dumps(body),
+                headers={"Content-Type": content_type},
+            )
+            if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+                break
+            time.sleep(float(response.headers.get("Retry-After", "1")))  # as the server asks
         if response.is_success:
             answer: Object = response.json()
             return answer
