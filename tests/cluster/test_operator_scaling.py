@@ -1,0 +1,389 @@
+"""Replicas that follow the queue in a real cluster, and rollouts that follow measurements.
+
+The pods of one fake node have loopback addresses, where this process answers GetStats over gRPC.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_testkit import cluster_nodes
+from sled_testkit.cluster import ControlPlane
+from sled_testkit.cluster_api import Object
+from sled_testkit.cluster_operator import OperatorProcess
+from sled_testkit.sled_resources import (
+    APPS,
+    CORE,
+    SLED,
+    apply,
+    condition,
+    install,
+    ready,
+    replicas,
+    rollout,
+    wait,
+    wait_for,
+)
+from sled_testkit.stats_stub import POD_CIDR, StubVerifiers
+
+ROOT = Path(__file__).resolve().parents[2]
+SETS = f"{APPS}/statefulsets"
+FAKE: Object = {"model": {"name": "toy"}, "engine": {"kind": "Fake"}}
+PLAIN: Object = {"tls": {"mode": "Disabled"}, "auth": {"mode": "None"}}
+AT_ONCE: Object = {
+    "stabilizationSeconds": 0,
+    "maxReplicasPerPeriod": 0,
+    "maxPercentPerPeriod": 0,
+}
+FLEET_LABEL = "drafter.sled.dev/default.fleet"
+EDGES = 6
+
+
+@pytest.fixture(scope="module")
+def plane(own_plane: ControlPlane) -> ControlPlane:
+    """A node whose pods this process plays, one for everything else, and six devices."""
+    install(own_plane)
+    own_plane.kubectl("apply", "-f", str(Path(__file__).parent / "data" / "standins"))
+    played = cluster_nodes.node("played", labels={"pool": "played"}, architecture="amd64")
+    played["spec"] = {"podCIDR": POD_CIDR, "podCIDRs": [POD_CIDR]}
+    other = cluster_nodes.node("other", labels={"pool": "other"}, architecture="amd64")
+    labels = {"sled.dev/device": "true", "sled.dev/device-class": "pi5"}
+    edges = [
+        cluster_nodes.node(
+            f"pi-{index}", labels={**labels, "site": "north" if index < 2 else "south"}
+        )
+        for index in range(EDGES)
+    ]
+    own_plane.create_nodes([played, other, *edges])
+    return own_plane
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
+    process = OperatorProcess(plane, settings={"SLED_STATS_SECONDS": "1"})
+    process.start()
+    yield process
+    process.check()
+    process.stop()
+    assert plane.audit.forbidden(process.user) == []
+
+
+@pytest.fixture(scope="module")
+def verifiers(plane: ControlPlane) -> Iterator[StubVerifiers]:
+    stub = StubVerifiers()
+    stub.listen(f"127.77.0.{number}" for number in range(8))
+    yield stub
+    stub.close()
+
+
+def server(plane: ControlPlane, name: str, pool: str, **spec: Any) -> None:
+    placed = {"nodeSelector": {"pool": pool}}
+    apply(plane, "SLEDServer", name, {**FAKE, **PLAIN, **placed, **spec})
+
+
+def scaling(found: Object | None) -> dict[str, Any]:
+    return dict((found or {}).get("status", {}).get("autoscaling") or {})
+
+
+def events(plane: ControlPlane, name: str) -> dict[str, str]:
+    """Message by reason."""
+    field = f"involvedObject.name={name}"
+    found = plane.api.items(f"{CORE}/events", fieldSelector=field)
+    return {each["reason"]: each["message"] for each in found}
+
+
+def own_fields(found: Object) -> list[str]:
+    """Who owns a field of the spec."""
+    return [
+        str(entry["manager"])
+        for entry in found["metadata"]["managedFields"]
+        if "f:spec" in entry["fieldsV1"]
+    ]
+
+
+# ---- scaling ---------------------------------------------------------------------------------
+
+
+def test_the_queue_decides_and_status_and_event_say_why(
+    plane: ControlPlane, verifiers: StubVerifiers
+) -> None:
+    verifiers.answer = lambda: pb.Stats(load=pb.Load(queue_depth=0))
+    limits = {"mode": "Builtin", "maxReplicas": 4, "targetQueueDepth": 10, "scaleUp": AT_ONCE}
+    server(plane, "busy", "played", autoscaling={**limits, "scaleDown": AT_ONCE})
+    wait_for(plane, "SLEDServer", "busy", ready)
+    address = plane.api.get(f"{CORE}/pods/busy-0")["status"]["podIP"]
+    assert address.startswith("127.77.0.")
+    shared = {"queue": 35}
+    verifiers.answer = lambda: pb.Stats(load=pb.Load(queue_depth=shared["queue"]))
+    wait(plane, SETS, "busy", lambda found: replicas(found) == 4)
+    shared["queue"] = 9
+    found = wait_for(
+        plane, "SLEDServer", "busy", lambda each: scaling(each).get("desiredReplicas") == 4
+    )
+    assert "drafts wait at" in scaling(found)["message"]
+    assert (
+        "35 drafts wait at 1 replicas, 10 each: 1 to 4" in events(plane, "busy")["ScaledQueueLong"]
+    )
+    shared["queue"] = 0
+    wait(plane, SETS, "busy", lambda each: replicas(each) == 1)
+    after = wait_for(
+        plane, "SLEDServer", "busy", lambda each: scaling(each)["desiredReplicas"] == 1
+    )
+    assert after["metadata"]["generation"] == 1
+    assert "sled-operator" not in own_fields(after)
+    plane.kubectl("delete", "sled/busy")
+
+
+def test_without_an_answer_the_fallback_holds(plane: ControlPlane) -> None:
+    limits = {"mode": "Builtin", "maxReplicas": 5, "fallbackReplicas": 3, "scaleUp": AT_ONCE}
+    server(plane, "silent", "other", autoscaling=limits)
+    wait(plane, SETS, "silent", lambda found: replicas(found) == 3)
+    found = wait_for(
+        plane, "SLEDServer", "silent", lambda each: scaling(each).get("desiredReplicas") == 3
+    )
+    assert (scaling(found)["reason"], found["metadata"]["generation"]) == ("NoMetrics", 1)
+    assert "no verifier answers" in events(plane, "silent")["ScaledNoMetrics"]
+    plane.kubectl("delete", "sled/silent")
+
+
+@pytest.mark.parametrize("mode", ["HPA", "KEDA"])
+def test_replicas_are_left_to_another_scaler(plane: ControlPlane, mode: str) -> None:
+    """The scale subresource is what HPA and KEDA write; the operator lets the field go."""
+    name = mode.lower()
+    limits = {"mode": mode, "minReplicas": 2, "maxReplicas": 6, "targetQueueDepth": 5}
+    server(plane, name, "other", autoscaling=limits)
+    wait(plane, SETS, name, lambda found: replicas(found) == 2)
+    scale = {"spec": {"replicas": 5}}
+    plane.api.patch(f"{SETS}/{name}/scale", scale, fieldManager=f"the-{name}")
+    plane.kubectl("annotate", f"sled/{name}", "look=again")
+    found = wait_for(
+        plane, "SLEDServer", name, lambda each: (each or {})["status"].get("readyReplicas") == 5
+    )
+    assert plane.api.get(f"{SETS}/{name}")["spec"]["replicas"] == 5
+    assert scaling(found) == {}
+    autoscalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers"
+    made = plane.api.find(f"{autoscalers}/{name}")
+    if mode == "HPA":
+        assert made is not None
+        (metric,) = made["spec"]["metrics"]
+        assert metric["pods"]["metric"]["name"] == "sled_queue_depth"
+        assert made["spec"]["scaleTargetRef"]["name"] == name
+    else:
+        assert made is None
+    plane.kubectl("delete", f"sled/{name}")
+
+
+def test_the_example_for_keda_is_what_keda_takes(plane: ControlPlane) -> None:
+    plane.kubectl("apply", "-f", str(ROOT / "examples" / "gitops" / "keda" / "scaledobject.yaml"))
+    found = plane.api.get("/apis/keda.sh/v1alpha1/namespaces/default/scaledobjects/target")
+    text = (ROOT / "examples" / "gitops" / "keda" / "scaledobject.yaml").read_text()
+    assert found["spec"] == yaml.safe_load(text)["spec"]
+    assert "sled_queue_depth" in found["spec"]["triggers"][0]["metadata"]["query"]
+    plane.kubectl("delete", "scaledobject/target")
+
+
+# ---- rollouts --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fleet(plane: ControlPlane, verifiers: StubVerifiers) -> ControlPlane:
+    """Six devices that draft for a server whose stats this process gives."""
+    verifiers.answer = pb.Stats
+    server(plane, "measured", "played")
+    drafters(plane, sequences=1)
+    wait_for(plane, "EdgeDrafter", "fleet", ready)
+    return plane
+
+
+def drafters(plane: ControlPlane, **spec: Any) -> None:
+    base: Object = {
+        "server": {"name": "measured"},
+        "nodeSelector": {"sled.dev/device": "true"},
+        "drafts": [{"name": "lookup", "kind": "NGram"}],
+    }
+    apply(plane, "EdgeDrafter", "fleet", {**base, **spec})
+
+
+def on(plane: ControlPlane, revision: str) -> set[str]:
+    """Names of the nodes that have a revision."""
+    return {
+        node["metadata"]["name"]
+        for node in plane.api.items("/api/v1/nodes")
+        if node["metadata"]["labels"].get(FLEET_LABEL, "").endswith(f".{revision}")
+    }
+
+
+def state(wanted: str) -> Callable[[Object | None], bool]:
+    """In that state, and about the present spec."""
+
+    def holds(found: Object | None) -> bool:
+        metadata = (found or {}).get("metadata", {})
+        seen = (found or {}).get("status", {}).get("observedGeneration")
+        return seen == metadata.get("generation") and rollout(found).get("state") == wanted
+
+    return holds
+
+
+def counted(revision: str, accepted: int, micros: int) -> pb.DraftModelStats:
+    """What a thousand draft tokens of a revision came to."""
+    return pb.DraftModelStats(
+        draft_model="lookup",
+        device_class="pi5",
+        revision=revision,
+        rounds_total=250,
+        draft_tokens_total=1000,
+        accepted_tokens_total=accepted,
+        draft_micros_total=micros,
+    )
+
+
+@pytest.mark.parametrize(
+    ("gate", "accepted", "micros", "said"),
+    [
+        (
+            {"minAcceptancePermille": 500},
+            120,
+            1000,
+            "acceptance is 120 permille, 500 permille asked",
+        ),
+        (
+            {"minSpeedPermille": 800},
+            900,
+            4000,
+            "relative speed is 250 permille, 800 permille asked",
+        ),
+    ],
+)
+def test_a_revision_that_drafts_worse_is_rolled_back(
+    fleet: ControlPlane,
+    verifiers: StubVerifiers,
+    gate: Object,
+    accepted: int,
+    micros: int,
+    said: str,
+) -> None:
+    """Same draft model, ready everywhere: only what is measured of the new revision tells."""
+    stable = rollout(wait_for(fleet, "EdgeDrafter", "fleet", state("Complete")))["stableRevision"]
+    canary = {"name": "north", "selector": {"site": "north"}, "soakSeconds": 2}
+    waves = [{**canary, "gates": {**gate, "timeoutSeconds": 12}}]
+    drafters(fleet, sequences=micros // 100, rollout={"waves": waves})
+    moving = wait_for(
+        fleet, "EdgeDrafter", "fleet", lambda each: rollout(each).get("targetRevision") != stable
+    )
+    target = rollout(moving)["targetRevision"]
+    new = counted(target, accepted, micros)
+    verifiers.answer = lambda: pb.Stats(draft_models=[counted(stable, 800, 1000), new])
+    fleet.api.wait_all("/api/v1/nodes", lambda _: on(fleet, target) == {"pi-0", "pi-1"})
+    found = wait_for(fleet, "EdgeDrafter", "fleet", state("RolledBack"))
+    assert said in rollout(found)["message"]
+    assert condition(found, "Degraded")["reason"] == "RolloutRolledBack"
+    fleet.api.wait_all("/api/v1/nodes", lambda _: len(on(fleet, stable)) == EDGES)
+    drafters(fleet, sequences=1)
+    wait_for(fleet, "EdgeDrafter", "fleet", ready)
+
+
+def test_a_revision_that_drafts_as_well_goes_everywhere(
+    fleet: ControlPlane, verifiers: StubVerifiers
+) -> None:
+    gates = {"minAcceptancePermille": 500, "minSpeedPermille": 800}
+    waves = [{"name": "north", "selector": {"site": "north"}, "soakSeconds": 1, "gates": gates}]
+    drafters(fleet, sequences=3, rollout={"waves": waves})
+    moving = wait_for(fleet, "EdgeDrafter", "fleet", state("Moving"))
+    stable, target = rollout(moving)["stableRevision"], rollout(moving)["targetRevision"]
+    both = [counted(stable, 800, 1000), counted(target, 790, 1010)]
+    verifiers.answer = lambda: pb.Stats(draft_models=both)
+    wait_for(fleet, "EdgeDrafter", "fleet", state("Complete"))
+    assert len(on(fleet, target)) == EDGES
+
+
+def test_halt_leaves_the_failed_wave_for_a_person_to_judge(fleet: ControlPlane) -> None:
+    gates = {"timeoutSeconds": 10}
+    waves = [{"name": "canary", "percent": 20, "soakSeconds": 0, "gates": gates}]
+    broken = "registry.example.com/broken:1"
+    drafters(fleet, sequences=3, image=broken, rollout={"waves": waves, "onFailure": "Halt"})
+    found = wait_for(fleet, "EdgeDrafter", "fleet", state("Halted"))
+    assert len(on(fleet, rollout(found)["targetRevision"])) == 2
+    assert len(on(fleet, rollout(found)["stableRevision"])) == EDGES - 2
+    assert condition(found, "Ready")["reason"] == "RolloutHalted"
+    drafters(fleet, sequences=3)
+    wait_for(fleet, "EdgeDrafter", "fleet", ready)
+
+
+def test_a_wave_waits_for_its_window_and_for_a_person(fleet: ControlPlane) -> None:
+    later = datetime.now(UTC) + timedelta(hours=3)
+    window = {"start": f"{later:%H:%M}", "durationMinutes": 30}
+    drafters(fleet, sequences=5, rollout={"maintenanceWindow": window})
+    found = wait_for(fleet, "EdgeDrafter", "fleet", state("Waiting"))
+    assert f"the maintenance window opens at {later:%H:%M} UTC" in rollout(found)["message"]
+    assert on(fleet, rollout(found)["targetRevision"]) == set()
+    drafters(fleet, sequences=5, rollout={"progress": "Paused"})
+    found = wait_for(fleet, "EdgeDrafter", "fleet", state("Paused"))
+    assert on(fleet, rollout(found)["targetRevision"]) == set()
+    now = {"start": f"{datetime.now(UTC):%H:%M}", "durationMinutes": 30}
+    drafters(fleet, sequences=5, rollout={"maintenanceWindow": now})
+    found = wait_for(fleet, "EdgeDrafter", "fleet", state("Complete"))
+    assert len(on(fleet, rollout(found)["targetRevision"])) == EDGES
+
+
+def test_nodes_without_their_model_are_listed_with_the_reason(fleet: ControlPlane) -> None:
+    """`slow` pods are left alone by kwok, so the test plays their kubelet."""
+    draft = {"name": "tiny", "source": "s3://models/tiny.gguf", "profile": {"memoryMiB": 100}}
+    drafters(fleet, drafts=[draft], image="registry.example.com/slow:1")
+
+    def waiting(found: Object | None) -> bool:
+        return (found or {}).get("status", {}).get("models", {}).get("waiting") == EDGES
+
+    wait_for(fleet, "EdgeDrafter", "fleet", waiting)
+    pods = fleet.api.wait_all(
+        f"{CORE}/pods",
+        lambda found: len(found) == EDGES,
+        labelSelector="sled.dev/draft=tiny",
+    )
+    said = "s3://models/tiny.gguf: there is no such bucket or object (HTTP 404)"
+    kubelet = {
+        "pi-0": {"terminated": {"exitCode": 1, "message": said, **_times()}},
+        "pi-1": {"running": {"startedAt": _times()["startedAt"]}},
+        "pi-2": {"terminated": {"exitCode": 0, **_times()}},
+    }
+    for name, pod in pods.items():
+        fetching = kubelet.get(pod["spec"]["nodeName"])
+        if fetching is not None:
+            _play(fleet, name, fetching)
+
+    def told(found: Object | None) -> bool:
+        models = (found or {}).get("status", {}).get("models")
+        return bool(models == {"fetched": 1, "fetching": 1, "waiting": EDGES - 3, "failed": 1})
+
+    found = wait_for(fleet, "EdgeDrafter", "fleet", told)
+    first = found["status"]["nodesWithoutModel"][0]
+    assert first == {"name": "pi-0", "draft": "tiny", "state": "Failed", "message": said}
+    assert condition(found, "Degraded")["reason"] == "ModelNotFetched"
+    assert said in condition(found, "Ready")["message"]
+    fleet.kubectl("delete", "drafter/fleet", "sled/measured")
+    wait(fleet, f"{SLED}/edgedrafters", "fleet", lambda each: each is None)
+
+
+def _times() -> dict[str, str]:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"startedAt": now, "finishedAt": now}
+
+
+def _play(plane: ControlPlane, pod: str, fetching: Object) -> None:
+    container = {
+        "name": "fetch-model",
+        "image": "slow",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": fetching,
+    }
+    status = {"status": {"phase": "Pending", "initContainerStatuses": [container]}}
+    plane.api.patch(f"{CORE}/pods/{pod}/status", status)
