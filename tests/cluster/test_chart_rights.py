@@ -4,6 +4,7 @@ it does not use. So a rule that is taken away breaks the first half, and one too
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 from sled_testkit import cluster_nodes
 from sled_testkit.cluster import ControlPlane
 from sled_testkit.cluster_api import Object
+from sled_testkit.cluster_audit import Entry
 from sled_testkit.cluster_helm import Helm
 from sled_testkit.cluster_operator import OperatorProcess
 
@@ -20,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).parent / "data"
 HOME = "sled-system"
 APPS = "/apis/apps/v1/namespaces/default"
+GROUPS = ["system:serviceaccounts", f"system:serviceaccounts:{HOME}", "system:authenticated"]
 Right = tuple[str, str, str]
 """API group, resource, verb."""
 OPTIONAL = (
@@ -63,6 +66,72 @@ def test_nothing_is_refused_and_nothing_is_granted_in_vain(
     operator.check()
     assert own_plane.audit.forbidden(operator.user) == []
     assert _used(own_plane, operator) == _granted(own_plane)
+
+
+def test_any_rule_that_is_taken_away_is_missed(
+    own_plane: ControlPlane, operator: OperatorProcess
+) -> None:
+    """Each rule in turn: something that the operator did above is forbidden without it."""
+    done = {_attributes(entry) for entry in own_plane.audit.entries(operator.user)}
+    operator.stop()
+    checked = 0
+    for path in _roles():
+        rules = own_plane.api.get(path)["rules"]
+        for rule in rules:
+            own_plane.api.patch(path, {"rules": [each for each in rules if each is not rule]})
+            _wait_until_forbidden(own_plane, operator.user, rule, done)
+            own_plane.api.patch(path, {"rules": rules})
+            checked += 1
+    assert checked == sum(len(own_plane.api.get(path)["rules"]) for path in _roles())
+
+
+Attributes = tuple[str, str, str, str, str]
+"""API group, resource, verb, namespace, name."""
+
+
+def _attributes(entry: Entry) -> Attributes:
+    verb = "create" if entry.verb == "patch" and entry.code == 201 else entry.verb
+    name = "" if verb == "create" else entry.name
+    return entry.group, entry.resource, verb, entry.namespace, name
+
+
+def _wait_until_forbidden(
+    plane: ControlPlane, user: str, rule: Object, done: set[Attributes]
+) -> None:
+    """The authorizer follows a change of a role within a moment."""
+    covered = [
+        each
+        for each in sorted(done)
+        if each[0] in rule["apiGroups"]
+        and each[1] in rule["resources"]
+        and each[2] in rule["verbs"]
+    ]
+    assert covered, f"nothing that the operator did needs {rule}"
+    deadline = time.monotonic() + 10.0
+    while any(_allowed(plane, user, each) for each in covered[:3]):
+        assert time.monotonic() < deadline, f"still allowed without {rule}"
+        time.sleep(0.05)
+
+
+def _allowed(plane: ControlPlane, user: str, wanted: Attributes) -> bool:
+    group, resource, verb, namespace, name = wanted
+    kind, _, subresource = resource.partition("/")
+    attributes = {
+        "group": group,
+        "resource": kind,
+        "subresource": subresource,
+        "verb": verb,
+        "namespace": namespace,
+        "name": name,
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user, "groups": GROUPS, "resourceAttributes": attributes},
+    }
+    answer = plane.api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    allowed: bool = answer["status"]["allowed"]
+    return allowed
 
 
 def _wait_for_everything(plane: ControlPlane) -> None:
@@ -133,16 +202,19 @@ def _used(plane: ControlPlane, operator: OperatorProcess) -> set[Right]:
 
 
 def _granted(plane: ControlPlane) -> set[Right]:
-    rbac = "/apis/rbac.authorization.k8s.io/v1"
-    roles = [
-        plane.api.get(f"{rbac}/clusterroles/{HOME}-sled-operator"),
-        plane.api.get(f"{rbac}/namespaces/{HOME}/roles/sled-operator"),
-    ]
     return {
         (group, resource, verb)
-        for role in roles
-        for rule in role["rules"]
+        for path in _roles()
+        for rule in plane.api.get(path)["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+def _roles() -> list[str]:
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    return [
+        f"{rbac}/clusterroles/{HOME}-sled-operator",
+        f"{rbac}/namespaces/{HOME}/roles/sled-operator",
+    ]
