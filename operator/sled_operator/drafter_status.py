@@ -183,7 +183,9 @@ def _troubles(numbers: Mapping[str, int], progress: Progress) -> list[Problem]:
     if not numbers["selected"]:
         found.append(Problem(Reason.NO_NODES, "nodeSelector matches no node"))
     if numbers["unassigned"]:
-        text = f"{numbers['unassigned']} nodes fit no draft, see status.unassignedNodes"
+        count = numbers["unassigned"]
+        which = "1 node fits" if count == 1 else f"{count} nodes fit"
+        text = f"{which} no draft, see status.unassignedNodes"
         found.append(Problem(Reason.NODES_UNASSIGNED, text))
     return found
 
