@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
+from sled_operator.resources.autoscaler import METRIC
 from sled_testkit.cluster import Cluster
 from sled_testkit.cluster_helm import Helm
 
@@ -56,6 +58,17 @@ def test_keda_scales_the_statefulset_that_the_operator_makes() -> None:
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
     promql_parser.parse(query)
     assert server["spec"]["model"]["name"] in query
+
+
+def test_the_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> None:
+    (values,) = _load("hpa/adapter-values.yaml")
+    (rule,) = values["rules"]["custom"]
+    assert re.fullmatch(rule["name"]["matches"], METRIC)
+    promql_parser.parse(rule["seriesQuery"])
+    query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.Series>>", METRIC)
+    promql_parser.parse(query.replace("<<.LabelMatchers>>", 'namespace="a"'))
+    (server,) = _load("hpa/verifier.yaml")
+    assert server["spec"]["autoscaling"]["mode"] == "HPA"
 
 
 HEALTH = [

@@ -19,6 +19,7 @@ from sled_testkit.sled_resources import (
     CORE,
     SLED,
     WAIT_SECONDS,
+    address_of_this_machine,
     apply,
     because,
     install,
@@ -50,18 +51,11 @@ def plane(own_plane: ControlPlane) -> ControlPlane:
 
 @pytest.fixture(scope="module")
 def operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
-    settings = {"SLED_STATS_SECONDS": "2", "SLED_POD_IP": _address_of_this_machine()}
+    settings = {"SLED_STATS_SECONDS": "2", "SLED_POD_IP": address_of_this_machine()}
     process = OperatorProcess(plane, settings=settings)
     process.start()
     yield process
     process.stop()
-
-
-def _address_of_this_machine() -> str:
-    """An address that is not the loopback's, which no EndpointSlice may hold; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
 
 
 def drafters(**spec: Any) -> Object:

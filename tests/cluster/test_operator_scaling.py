@@ -19,10 +19,12 @@ from sled_testkit import cluster_nodes
 from sled_testkit.cluster import ControlPlane
 from sled_testkit.cluster_api import Object
 from sled_testkit.cluster_operator import OperatorProcess
+from sled_testkit.metrics_api import MetricsApi
 from sled_testkit.sled_resources import (
     APPS,
     CORE,
     SLED,
+    address_of_this_machine,
     apply,
     condition,
     install,
@@ -109,6 +111,21 @@ def own_fields(found: Object) -> list[str]:
     ]
 
 
+@pytest.fixture(scope="module")
+def metrics(plane: ControlPlane) -> Iterator[MetricsApi]:
+    """30 drafts wait, however many replicas share them."""
+
+    def waiting() -> dict[str, int]:
+        names = [each["metadata"]["name"] for each in plane.api.items(f"{CORE}/pods")]
+        pods = [name for name in names if name.startswith("adapted-")]
+        return {name: 30 // len(pods) for name in pods}
+
+    served = MetricsApi("sled_queue_depth", waiting, address_of_this_machine(), plane.folder)
+    served.register(plane)
+    yield served
+    served.close()
+
+
 # ---- scaling ---------------------------------------------------------------------------------
 
 
@@ -179,6 +196,27 @@ def test_replicas_are_left_to_another_scaler(plane: ControlPlane, mode: str) -> 
     else:
         assert made is None
     plane.kubectl("delete", f"sled/{name}")
+
+
+def test_a_real_autoscaler_follows_the_metric_of_the_verifiers(
+    plane: ControlPlane, metrics: MetricsApi
+) -> None:
+    """Kubernetes' own controller, through the custom metrics API: up by the queue, then down."""
+    limits: Object = {"mode": "HPA", "minReplicas": 1, "maxReplicas": 4, "targetQueueDepth": 10}
+    limits |= {"scaleDown": AT_ONCE, "scaleUp": AT_ONCE}
+    server(plane, "adapted", "other", autoscaling=limits)
+    wait(plane, SETS, "adapted", lambda found: replicas(found) == 3)
+    assert metrics.asked
+    found = wait_for(
+        plane,
+        "SLEDServer",
+        "adapted",
+        lambda each: (each or {})["status"].get("readyReplicas") == 3,
+    )
+    assert found["metadata"]["generation"] == 1
+    metrics.values = lambda: {f"adapted-{number}": 1 for number in range(3)}
+    wait(plane, SETS, "adapted", lambda each: replicas(each) == 1)
+    plane.kubectl("delete", "sled/adapted")
 
 
 def test_the_example_for_keda_is_what_keda_takes(plane: ControlPlane) -> None:

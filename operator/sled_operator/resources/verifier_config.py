@@ -35,6 +35,8 @@ def verifier_settings(
     threads = spec.engine.threads or cpu_threads(spec.resources)
     if threads:
         engine["threads"] = threads
+    if spec.engine.kind == "Torch" and spec.gpu.count:
+        engine["torch"] = {"device": "cuda"}
     if spec.engine.url is not None:
         engine["url"] = spec.engine.url
     paths = {"path": model_path, "vocabulary": vocabulary_path}

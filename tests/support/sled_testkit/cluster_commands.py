@@ -110,6 +110,7 @@ class Layout:
             f"--service-account-signing-key-file={self.signing.key}",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=Node,RBAC",
+            "--enable-aggregator-routing=true",  # no kube-proxy makes a Service's address work
             # the second one is what OpenShift adds: a chart's RBAC must cope with it
             "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
             "--kubelet-preferred-address-types=InternalIP",

@@ -5,6 +5,7 @@ Why: every test of the operator starts from the same few steps. Must not know wh
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,10 @@ def present(found: Object | None) -> bool:
 def replicas(found: Object | None) -> int:
     """spec.replicas; -1 when there is none."""
     return int((found or {}).get("spec", {}).get("replicas", -1))
+
+
+def address_of_this_machine() -> str:
+    """An address that is not the loopback's, which no EndpointSlice may hold; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])

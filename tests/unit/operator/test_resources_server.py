@@ -129,6 +129,7 @@ def test_engines_that_take_a_folder(server: Server, kind: str, source: str, path
         "path": path,
         "vocabulary": "/cache/vocabulary.gguf",
     }
+    assert settings["engine"].get("torch") == ({"device": "cuda"} if kind == "Torch" else None)
     fetches = {c["name"]: c["command"] for c in pod_of(manifests["StatefulSet"])["initContainers"]}
     assert fetches["fetch-vocabulary"][-2:] == ["--link", "/cache/vocabulary.gguf"]
     assert ("fetch-model" in fetches) == source.startswith("hf://")
