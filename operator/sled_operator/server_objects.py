@@ -15,6 +15,8 @@ from sled_operator.resources.base import Manifest, server_owner
 from sled_operator.resources.disruptionbudget import verifier_disruptionbudget
 from sled_operator.resources.networkpolicy import verifier_networkpolicy
 from sled_operator.resources.optional import (
+    authority_config,
+    backend_tls,
     certificate,
     gpu_claim_template,
     grpc_route,
@@ -41,6 +43,7 @@ def wanted(
     image: str,
     replicas: int | None,
     present: Collection[Resource],
+    authority: bytes | None = None,
 ) -> Wanted:
     """Everything but Secrets.
 
@@ -49,6 +52,7 @@ def wanted(
         image: verifier image, when the resource names none.
         replicas: None leaves the field to another scaler.
         present: optional kinds that the cluster has.
+        authority: PEM of the CA that signs the serving certificate; None while it is not known.
     """
     image = server.spec.image or image
     model, vocabulary = model_of(server, image), vocabulary_of(server, image)
@@ -64,6 +68,9 @@ def wanted(
     if server.spec.network_policy == "Managed":
         manifests.append(verifier_networkpolicy(server))
     problems = _optional(server, present, manifests)
+    gateway = server.spec.exposure.type == "Gateway" and server.spec.tls.mode != "Disabled"
+    if gateway and authority is not None and kinds.BACKEND_TLS in present:
+        manifests += [authority_config(server, authority), backend_tls(server)]
     manifests.append(verifier_statefulset(server, image, replicas, digest(config["data"])))
     if server.spec.autoscaling.mode == "HPA":
         manifests.append(horizontal_pod_autoscaler(server))
@@ -77,6 +84,7 @@ def optional_names(server: SLEDServer) -> list[tuple[Resource, str]]:
         (kinds.SERVICE_MONITOR, name),
         (kinds.CERTIFICATE, name),
         (kinds.GRPC_ROUTE, name),
+        (kinds.BACKEND_TLS, name),
         (kinds.CLAIM_TEMPLATE, f"{name}-gpu"),
     ]
 

@@ -26,6 +26,7 @@ GROUPS = ["system:serviceaccounts", f"system:serviceaccounts:{HOME}", "system:au
 Right = tuple[str, str, str]
 """API group, resource, verb."""
 OPTIONAL = (
+    "/apis/gateway.networking.k8s.io/v1/namespaces/default/backendtlspolicies/routed",
     "/apis/cert-manager.io/v1/namespaces/default/certificates/rich",
     "/apis/gateway.networking.k8s.io/v1/namespaces/default/grpcroutes/rich",
     "/apis/monitoring.coreos.com/v1/namespaces/default/servicemonitors/rich",

@@ -126,7 +126,7 @@ def test_given_programs_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     archive = tmp_path / "envtest.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(inside, "controller-tools/envtest/etcd")
-    monkeypatch.setenv(cluster_tools.ARCHIVE, str(archive))
+    monkeypatch.setenv(cluster_tools.ARCHIVE, archive.as_uri())  # an address is fetched
     unpacked = cluster_tools.find("etcd")
     assert unpacked.is_relative_to(tmp_path / "cache")
     assert os.access(unpacked, os.X_OK)

@@ -301,8 +301,16 @@ def test_a_gateway_gets_a_route(plane: ControlPlane) -> None:
         "hostnames": ["sled.example.com"],
         "rules": [{"backendRefs": [{"name": "routed", "port": 7000}]}],
     }
+    policies = "/apis/gateway.networking.k8s.io/v1/namespaces/default/backendtlspolicies"
+    policy = wait(plane, policies, "routed", present)["spec"]
+    assert policy["validation"]["hostname"] == "routed.default.svc"
+    (reference,) = policy["validation"]["caCertificateRefs"]
+    authority = plane.api.get(f"{CORE}/configmaps/{reference['name']}")["data"]["ca.crt"]
+    assert authority.encode() == _decoded(plane, "routed-tls")["ca.crt"]
     server(plane, "routed", exposure={"type": "ClusterIP"})
-    wait(plane, routes, "routed", lambda each: each is None)
+    for collection in (routes, policies):
+        wait(plane, collection, "routed", lambda each: each is None)
+    wait(plane, f"{CORE}/configmaps", reference["name"], lambda each: each is None)
     plane.kubectl("delete", "sled/routed")
 
 

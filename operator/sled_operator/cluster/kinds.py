@@ -25,6 +25,7 @@ ENDPOINT_SLICE = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlic
 SERVICE_MONITOR = Resource("monitoring.coreos.com/v1", "servicemonitors", "ServiceMonitor")
 CERTIFICATE = Resource("cert-manager.io/v1", "certificates", "Certificate")
 GRPC_ROUTE = Resource("gateway.networking.k8s.io/v1", "grpcroutes", "GRPCRoute")
+BACKEND_TLS = Resource("gateway.networking.k8s.io/v1", "backendtlspolicies", "BackendTLSPolicy")
 CLAIM_TEMPLATE = Resource("resource.k8s.io/v1", "resourceclaimtemplates", "ResourceClaimTemplate")
 
 OWNED = (
@@ -39,7 +40,7 @@ OWNED = (
     AUTOSCALER,
 )
 """Kinds whose objects are watched, because every cluster has them."""
-OPTIONAL = (SERVICE_MONITOR, CERTIFICATE, GRPC_ROUTE, CLAIM_TEMPLATE)
+OPTIONAL = (SERVICE_MONITOR, CERTIFICATE, GRPC_ROUTE, BACKEND_TLS, CLAIM_TEMPLATE)
 """Kinds that a cluster may lack; watched when it has them."""
 
 BY_KIND = {(r.api_version, r.kind): r for r in (*OWNED, *OPTIONAL, SECRET, ENDPOINT_SLICE)}

@@ -115,6 +115,7 @@ class ServerReconciler:
             context.settings.verifier_image,
             replicas,
             self.capabilities.present,
+            kept.access.ca,
         )
         owner = server_owner(server)
         observed = [*owned, *kept.observed, *await self._optional(server)]

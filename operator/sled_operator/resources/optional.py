@@ -14,6 +14,7 @@ Json = dict[str, Any]
 SERVICE_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
 CERTIFICATE = ("cert-manager.io/v1", "Certificate")
 GRPC_ROUTE = ("gateway.networking.k8s.io/v1", "GRPCRoute")
+BACKEND_TLS = ("gateway.networking.k8s.io/v1", "BackendTLSPolicy")
 CLAIM_TEMPLATE = ("resource.k8s.io/v1", "ResourceClaimTemplate")
 
 
@@ -79,6 +80,23 @@ def grpc_route(server: SLEDServer) -> Manifest:
     if gateway.hostnames:
         spec["hostnames"] = list(gateway.hostnames)
     return manifest(server_owner(server), *GRPC_ROUTE, server.metadata.name, {"spec": spec})
+
+
+def authority_config(server: SLEDServer, authority: bytes) -> Manifest:
+    """The certificate authority in the form that a BackendTLSPolicy reads."""
+    name = f"{server.metadata.name}-ca"
+    data = {"ca.crt": authority.decode()}
+    return manifest(server_owner(server), "v1", "ConfigMap", name, {"data": data})
+
+
+def backend_tls(server: SLEDServer) -> Manifest:
+    """How a Gateway, which has decrypted what a device sent, encrypts it again for the verifier."""
+    name = server.metadata.name
+    target = {"group": "", "kind": "Service", "name": name, "sectionName": "grpc"}
+    authority = {"group": "", "kind": "ConfigMap", "name": f"{name}-ca"}
+    validation = {"caCertificateRefs": [authority], "hostname": server_host(server)}
+    spec = {"targetRefs": [target], "validation": validation}
+    return manifest(server_owner(server), *BACKEND_TLS, name, {"spec": spec})
 
 
 def gpu_claim_template(server: SLEDServer) -> Manifest:

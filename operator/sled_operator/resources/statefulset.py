@@ -125,12 +125,7 @@ def _container(server: SLEDServer, image: str, model: pod.ModelMount) -> Json:
         "imagePullPolicy": spec.image_pull_policy,
         "command": ["sled-verifier"],
         "args": ["--config", CONFIG_PATH, "--replica", "$(POD_NAME)", *spec.engine.args],
-        "env": [
-            {
-                "name": "POD_NAME",
-                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
-            }
-        ],
+        "env": _environment(server),
         "ports": [
             {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
@@ -142,6 +137,16 @@ def _container(server: SLEDServer, image: str, model: pod.ModelMount) -> Json:
         "securityContext": pod.CONTAINER_SECURITY,
         "volumeMounts": _mounts(server, model),
     }
+
+
+def _environment(server: SLEDServer) -> list[Json]:
+    """torch and vLLM write compiled kernels below HOME, and the root file system is read-only."""
+    name: Json = {
+        "name": "POD_NAME",
+        "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+    }
+    home = {"name": "HOME", "value": "/tmp"}
+    return [name, home] if server.spec.engine.kind in FOLDER_ENGINES else [name]
 
 
 def _probe(path: str, period: int, failures: int) -> Json:
@@ -174,6 +179,8 @@ def _volumes(server: SLEDServer, model: pod.ModelMount) -> list[Json]:
     elif spec.cache.type == "HostPath":
         path = {"path": spec.cache.path, "type": "DirectoryOrCreate"}
         volumes.append({"name": "cache", "hostPath": path})
+    if _needs_shared_memory(server):
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
     return volumes + model.volumes
 
 
@@ -187,7 +194,14 @@ def _mounts(server: SLEDServer, model: pod.ModelMount) -> list[Json]:
         mounts.append({"name": "tls", "mountPath": TLS_DIR, "readOnly": True})
     if server.spec.auth.mode == "DeviceTokens":
         mounts.append({"name": "tokens", "mountPath": TOKENS_DIR, "readOnly": True})
+    if _needs_shared_memory(server):
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     return mounts + model.mounts
+
+
+def _needs_shared_memory(server: SLEDServer) -> bool:
+    """vLLM's processes on several GPUs exchange tensors there; the default is 64 MiB."""
+    return server.spec.engine.kind == "VLLM" and server.spec.gpu.count > 1
 
 
 def _claim(server: SLEDServer) -> Json:

@@ -49,7 +49,8 @@ class Exposure(Spec):
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "Gateway"] = "ClusterIP"
     """ClusterIP: devices are nodes of this cluster. NodePort, LoadBalancer: they are not. Gateway:
-    a GRPCRoute on a Gateway of yours."""
+    a GRPCRoute on a Gateway of yours, which speaks TLS to the verifier by a BackendTLSPolicy where
+    the cluster has that kind."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 7000
     """Port of the Service."""
     node_port: Annotated[int, Field(ge=1, le=65_535)] | None = None

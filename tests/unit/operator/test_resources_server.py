@@ -135,6 +135,16 @@ def test_engines_that_take_a_folder(server: Server, kind: str, source: str, path
     assert ("fetch-model" in fetches) == source.startswith("hf://")
 
 
+def test_folder_engines_may_write_below_home_and_share_memory(server: Server) -> None:
+    model = {"name": "m", "source": "hf://org/repo@abc"}
+    resource = server(model=model, engine={"kind": "VLLM"}, gpu={"count": 2})
+    pod = pod_of(verifier_statefulset(resource, "image", 1, "hash"))
+    (container,) = pod["containers"]
+    assert {"name": "HOME", "value": "/tmp"} in container["env"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+
+
 def test_an_engine_elsewhere_needs_the_vocabulary_only(server: Server) -> None:
     model = {"name": "m", "vocabulary": "oci://reg/img:1#v.gguf"}
     resource = server(model=model, engine={"kind": "OpenAI", "url": "https://vllm.example.com/v1"})
@@ -226,6 +236,25 @@ def test_exposure(server: Server) -> None:
     assert server_service(resource)["spec"]["type"] == "ClusterIP"
     assert grpc_route(resource)["spec"]["hostnames"] == ["sled.example"]
     assert headless_service(resource)["spec"]["clusterIP"] == "None"
+
+
+def test_a_gateway_speaks_tls_to_the_verifier_where_it_can(server: Server) -> None:
+    exposure = {"type": "Gateway", "gateway": {"name": "gw"}}
+    resource = server(exposure=exposure)
+    made = {
+        (m["kind"], m["metadata"]["name"]): m
+        for m in wanted(resource, "image", 1, set(kinds.OPTIONAL), b"PEM").manifests
+    }
+    spec = made["BackendTLSPolicy", "big"]["spec"]
+    assert spec["targetRefs"][0]["name"] == "big"
+    assert spec["validation"]["hostname"] == "big.fleet.svc"
+    (reference,) = spec["validation"]["caCertificateRefs"]
+    assert made[reference["kind"], reference["name"]]["data"] == {"ca.crt": "PEM"}
+    plain = server(exposure=exposure, tls={"mode": "Disabled"})
+    for each, present in ((plain, kinds.OPTIONAL), (resource, (kinds.GRPC_ROUTE,))):
+        found = {m["kind"] for m in wanted(each, "image", 1, set(present), b"PEM").manifests}
+        assert "GRPCRoute" in found
+        assert "BackendTLSPolicy" not in found
 
 
 def test_optional_kinds_are_used_or_named_as_missing(server: Server) -> None:

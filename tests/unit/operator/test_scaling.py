@@ -205,9 +205,10 @@ async def test_optional_kinds_are_asked_for_now_and_then() -> None:
     assert await capabilities.refresh(0.0)
     assert {each.kind for each in capabilities.present} == {
         "ServiceMonitor",
+        "BackendTLSPolicy",
         "ResourceClaimTemplate",
     }
     assert not await capabilities.refresh(100.0)
-    assert cluster.asked == 4
+    assert cluster.asked == len(kinds.OPTIONAL)
     assert not await capabilities.refresh(1000.0)
-    assert cluster.asked == 8
+    assert cluster.asked == 2 * len(kinds.OPTIONAL)

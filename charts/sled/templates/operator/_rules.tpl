@@ -60,7 +60,7 @@ by server-side apply, which is `patch` and, for a new object, `create`.
 {{- if .gateway }}
 # exposure.type Gateway
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [grpcroutes]
+  resources: [grpcroutes, backendtlspolicies]
   verbs: [get, list, create, patch, delete]
 {{- end }}
 {{- if .serviceMonitor }}
