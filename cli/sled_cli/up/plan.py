@@ -20,7 +20,7 @@ from sled_operator.spec.drafts import Draft
 
 MAX_REPLICAS = 16
 LOCAL_ENGINES = ("LlamaCpp", "Fake")
-LOCAL_SOURCES = ("hf", "file", "catalog")
+LOCAL_SOURCES = ("hf", "s3", "file", "catalog")
 
 
 def candidate_ports(reading: Reading) -> frozenset[int]:

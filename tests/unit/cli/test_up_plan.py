@@ -136,11 +136,11 @@ BAD = {
     ),
     "source": (
         [server(engine={"kind": "LlamaCpp"}, model={"name": "m", "source": "pvc://claim/m.gguf"})],
-        "spec.model.source: pvc:// exists on a cluster only; here: hf://, file://, catalog://",
+        "spec.model.source: pvc:// exists on a cluster only; here: hf://, s3://, file://, catalog://",
     ),
     "draft source": (
-        [server(), drafter(drafts=[{"name": "m", "source": "s3://bucket/m.gguf"}])],
-        r"spec.drafts\[0\].source: s3:// exists on a cluster only",
+        [server(), drafter(drafts=[{"name": "m", "source": "oci://bucket/m#m.gguf"}])],
+        r"spec.drafts\[0\].source: oci:// exists on a cluster only",
     ),
     "replicas": ([server(replicas=17)], "spec.replicas: more than 16 on one machine"),
     "class": (
