@@ -70,7 +70,9 @@ def plane(own_plane: ControlPlane) -> ControlPlane:
 
 @pytest.fixture(scope="module", autouse=True)
 def operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(plane, settings={"SLED_STATS_SECONDS": "1"})
+    process = OperatorProcess(
+        plane, settings={"SLED_STATS_SECONDS": "1", "SLED_RESYNC_SECONDS": "10"}
+    )
     process.start()
     yield process
     process.check()
@@ -369,6 +371,41 @@ def test_a_wave_waits_for_its_window_and_for_a_person(fleet: ControlPlane) -> No
     drafters(fleet, sequences=5, rollout={"maintenanceWindow": now})
     found = wait_for(fleet, "EdgeDrafter", "fleet", state("Complete"))
     assert len(on(fleet, rollout(found)["targetRevision"])) == EDGES
+
+
+def test_what_the_fleet_measures_moves_nodes_to_the_better_draft(
+    fleet: ControlPlane, verifiers: StubVerifiers
+) -> None:
+    """The profile promises more of `a`; the devices find that nothing of it is accepted."""
+    drafts = [
+        {"name": "a", "kind": "NGram", "profile": {"acceptancePermille": 700}},
+        {"name": "b", "kind": "NGram", "profile": {"acceptancePermille": 500}},
+    ]
+    verifiers.answer = pb.Stats
+
+    def given(draft: str) -> Callable[[Object | None], bool]:
+        def holds(found: Object | None) -> bool:
+            listed = (found or {}).get("status", {}).get("assignments", ())
+            settled = rollout(found).get("state") == "Complete" and ready(found)
+            return settled and [(each["draft"], each["nodes"]) for each in listed] == [
+                (draft, EDGES)
+            ]
+
+        return holds
+
+    drafters(fleet, drafts=drafts)
+    before = wait_for(fleet, "EdgeDrafter", "fleet", given("a"))
+    bad = pb.DraftModelStats(
+        draft_model="a",
+        device_class="pi5",
+        rounds_total=50_000,
+        draft_tokens_total=200_000,
+        accepted_tokens_total=2_000,
+        draft_micros_total=40_000_000,
+    )
+    verifiers.answer = lambda: pb.Stats(draft_models=[bad])
+    found = wait_for(fleet, "EdgeDrafter", "fleet", given("b"))
+    assert rollout(found)["stableRevision"] == rollout(before)["stableRevision"]
 
 
 def test_nodes_without_their_model_are_listed_with_the_reason(fleet: ControlPlane) -> None:
