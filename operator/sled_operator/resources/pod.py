@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sled_operator.names import FETCH_PREFIX
+from sled_operator.names import FETCH_PREFIX, digest
 from sled_operator.spec.shared import Resources, Tolerations
 
 Json = dict[str, Any]
@@ -77,7 +77,8 @@ def model_mount(
         return _mounted(part, place, file, volume)
     if scheme == "file":
         return ModelMount(path="/" + rest.lstrip("/"))
-    link = f"{CACHE_DIR}/{part}" + ("" if folder else ".gguf")
+    # a name of its own for every source: pods of one node may share a cache
+    link = f"{CACHE_DIR}/{part}-{digest(source)}" + ("" if folder else ".gguf")
     return ModelMount(path=link, init_containers=[_fetch(part, source, link, download)])
 
 

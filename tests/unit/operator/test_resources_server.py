@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from sled_operator.resources.optional import (
     grpc_route,
     service_monitor,
 )
+from sled_operator.resources.pod import Download, model_mount
 from sled_operator.resources.secret import secret, tls_secret_name
 from sled_operator.resources.service import headless_service, server_service
 from sled_operator.resources.serviceaccount import service_account
@@ -86,9 +88,9 @@ def test_a_drain_fits_into_the_grace_period(server: Server) -> None:
 @pytest.mark.parametrize(
     ("source", "path", "volume"),
     [
-        ("hf://org/repo/a.gguf@rev", "/cache/model.gguf", None),
-        ("s3://bucket/key", "/cache/model.gguf", None),
-        ("catalog://small", "/cache/model.gguf", None),
+        ("hf://org/repo/a.gguf@rev", "/cache/model-*.gguf", None),
+        ("s3://bucket/key", "/cache/model-*.gguf", None),
+        ("catalog://small", "/cache/model-*.gguf", None),
         ("oci://reg/img:1#a.gguf", "/models/a.gguf", "image"),
         ("pvc://claim/dir/a.gguf", "/models/dir/a.gguf", "persistentVolumeClaim"),
         ("file:///opt/a.gguf", "/opt/a.gguf", None),
@@ -98,7 +100,7 @@ def test_model_sources(server: Server, source: str, path: str, volume: str | Non
     resource = server(model={"name": "m", "source": source, "sha256": "a" * 64})
     manifests = {m["kind"]: m for m in wanted(resource, "image", 1, set()).manifests}
     settings = yaml.safe_load(manifests["ConfigMap"]["data"]["verifier.yaml"])
-    assert settings["model"]["path"] == path
+    assert fnmatch(settings["model"]["path"], path)
     pod = pod_of(manifests["StatefulSet"])
     models = [v for v in pod["volumes"] if v["name"] == "model"]
     assert [volume in v for v in models] == ([True] if volume else [])
@@ -112,7 +114,7 @@ def test_model_sources(server: Server, source: str, path: str, volume: str | Non
 @pytest.mark.parametrize(
     ("source", "path"),
     [
-        ("hf://org/repo@abc", "/cache/model"),
+        ("hf://org/repo@abc", "/cache/model-????????"),
         ("oci://reg/img:1", "/models"),
         ("oci://reg/img:1#sub/dir", "/models/sub/dir"),
         ("pvc://claim", "/models"),
@@ -124,14 +126,12 @@ def test_engines_that_take_a_folder(server: Server, kind: str, source: str, path
     resource = server(model=model, engine={"kind": kind}, gpu={"count": 1})
     manifests = {m["kind"]: m for m in wanted(resource, "image", 1, set()).manifests}
     settings = yaml.safe_load(manifests["ConfigMap"]["data"]["verifier.yaml"])
-    assert settings["model"] == {
-        "name": "m",
-        "path": path,
-        "vocabulary": "/cache/vocabulary.gguf",
-    }
+    assert fnmatch(settings["model"]["path"], path)
+    vocabulary = settings["model"]["vocabulary"]
+    assert fnmatch(vocabulary, "/cache/vocabulary-*.gguf")
     assert settings["engine"].get("torch") == ({"device": "cuda"} if kind == "Torch" else None)
     fetches = {c["name"]: c["command"] for c in pod_of(manifests["StatefulSet"])["initContainers"]}
-    assert fetches["fetch-vocabulary"][-2:] == ["--link", "/cache/vocabulary.gguf"]
+    assert fetches["fetch-vocabulary"][-2:] == ["--link", vocabulary]
     assert ("fetch-model" in fetches) == source.startswith("hf://")
 
 
@@ -154,6 +154,12 @@ def test_an_engine_elsewhere_needs_the_vocabulary_only(server: Server) -> None:
     pod = pod_of(manifests["StatefulSet"])
     assert [each["name"] for each in pod["volumes"]][-1] == "vocabulary"
     assert "initContainers" not in pod
+
+
+def test_sources_that_share_a_cache_do_not_share_a_link() -> None:
+    download = Download("image", "Always")
+    first, second = (model_mount(f"hf://o/r/{name}.gguf", download).path for name in "ab")
+    assert first != second
 
 
 def test_credentials_reach_the_download_and_nothing_else(server: Server) -> None:
