@@ -10,10 +10,10 @@ from datetime import datetime
 from sled_operator import rollout
 from sled_operator.assignment.assign import Assigner, Choice, Refusal
 from sled_operator.assignment.classes import device_class
-from sled_operator.names import node_label, node_value
+from sled_operator.names import ahead_label, node_label, node_value
 from sled_operator.resources.base import Manifest, drafter_owner
 from sled_operator.resources.controllerrevision import controller_revision
-from sled_operator.resources.daemonset import drafter_daemonset, model_of
+from sled_operator.resources.daemonset import ahead_daemonset, drafter_daemonset, model_of
 from sled_operator.resources.drafter_config import drafter_config
 from sled_operator.resources.service import drafter_service
 from sled_operator.resources.serviceaccount import service_account
@@ -41,7 +41,11 @@ class Fleet:
     ready: frozenset[tuple[str, Given]]
     """Nodes whose drafter of that kind serves."""
     fetches: Mapping[str, PodView] = field(default_factory=dict)
-    """By node: the drafter that its label names, where that one fetches its model by itself."""
+    """By node: the pod that fetches the node's model, now or for where it moves next."""
+    ahead: Mapping[str, Given] = field(default_factory=dict)
+    """By node: what it fetches before it moves there."""
+    fetched_ahead: frozenset[tuple[str, Given]] = frozenset()
+    """Nodes that have it."""
 
     @property
     def members(self) -> list[str]:
@@ -57,27 +61,35 @@ def parse_given(value: str) -> Given | None:
 
 def fleet(drafter: EdgeDrafter, nodes: Iterable[NodeView], pods: Iterable[PodView]) -> Fleet:
     """Sort out what belongs to this EdgeDrafter. `pods` holds its own pods only."""
-    label = node_label(drafter.metadata.namespace, drafter.metadata.name)
+    key = (drafter.metadata.namespace, drafter.metadata.name)
+    label, next_label = node_label(*key), ahead_label(*key)
     wanted = drafter.spec.node_selector.items()
     selected: dict[str, NodeView] = {}
     given: dict[str, Given] = {}
+    ahead: dict[str, Given] = {}
     for node in nodes:
-        value = node.labels.get(label)
-        if value is not None:
-            given[node.facts.name] = parse_given(value) or Given("?", "?", "?")
+        for found, of in ((node.labels.get(label), given), (node.labels.get(next_label), ahead)):
+            if found is not None:
+                of[node.facts.name] = parse_given(found) or Given("?", "?", "?")
         if all(node.labels.get(key) == value for key, value in wanted):
             selected[node.facts.name] = node
-    ready = set()
+    ready, fetched = set(), set()
     fetches: dict[str, PodView] = {}
     for pod in pods:
         kind = Given(pod.draft, pod.device_class, pod.revision)
         if pod.terminating:
             continue
+        if pod.ahead:
+            if pod.fetch is Fetch.DONE:
+                fetched.add((pod.node, kind))
+            if ahead.get(pod.node) == kind:
+                fetches[pod.node] = pod
+            continue
         if pod.ready:
             ready.add((pod.node, kind))
         if pod.fetch is not Fetch.NONE and given.get(pod.node) == kind:
-            fetches[pod.node] = pod
-    return Fleet(selected, given, frozenset(ready), fetches)
+            fetches.setdefault(pod.node, pod)
+    return Fleet(selected, given, frozenset(ready), fetches, ahead, frozenset(fetched))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +103,10 @@ class Placement:
     refused: dict[str, Refusal]
     progress: rollout.Progress
     look_again_seconds: float | None
+    ahead: Mapping[str, Given] = field(default_factory=dict)
+    """By node: what it fetches first; `wanted` then holds what it has."""
+    ahead_values: Mapping[str, Given | None] = field(default_factory=dict)
+    """Wanted label by node, as `values`, for what is fetched first."""
 
 
 def place(
@@ -133,7 +149,7 @@ def place(
         if (given := _wanted(name, nodes, step.revisions, by_revision)) is not None
     }
     return Placement(
-        _changes(nodes, wanted), wanted, refused, step.progress, step.look_again_seconds
+        changes(nodes.given, wanted), wanted, refused, step.progress, step.look_again_seconds
     )
 
 
@@ -160,12 +176,13 @@ def _wanted(
     return Given(choice.draft, choice.device_class, revision)
 
 
-def _changes(nodes: Fleet, wanted: Mapping[str, Given]) -> dict[str, Given | None]:
-    changes: dict[str, Given | None] = {}
-    for name in sorted(nodes.given.keys() | wanted.keys()):
-        if nodes.given.get(name) != wanted.get(name):
-            changes[name] = wanted.get(name)
-    return changes
+def changes(before: Mapping[str, Given], wanted: Mapping[str, Given]) -> dict[str, Given | None]:
+    """What differs, by node; None where nothing is wanted."""
+    return {
+        name: wanted.get(name)
+        for name in sorted(before.keys() | wanted.keys())
+        if before.get(name) != wanted.get(name)
+    }
 
 
 def label_value(given: Given | None) -> str | None:
@@ -174,10 +191,14 @@ def label_value(given: Given | None) -> str | None:
 
 
 def objects(
-    drafter: EdgeDrafter, in_use: Iterable[Given], snapshots: Mapping[str, Snapshot]
+    drafter: EdgeDrafter,
+    in_use: Iterable[Given],
+    snapshots: Mapping[str, Snapshot],
+    ahead: Iterable[Given] = (),
 ) -> list[Manifest]:
-    """Everything that the EdgeDrafter owns: per revision a snapshot and a ConfigMap, and a
-    DaemonSet for each draft and class that a node has or shall have."""
+    """Everything that the EdgeDrafter owns: per revision a snapshot and a ConfigMap, a DaemonSet
+    for each draft and class that a node has or shall have, and one for each that is fetched
+    first."""
     manifests = [service_account(drafter_owner(drafter)), drafter_service(drafter)]
     used: dict[str, list[Given]] = {name: [] for name in snapshots}
     for given in sorted(set(in_use)):
@@ -186,7 +207,18 @@ def objects(
     for name, snapshot in sorted(snapshots.items()):
         manifests.append(controller_revision(drafter, snapshot))
         manifests.extend(_of_revision(drafter, snapshot, used[name]))
+    for given in sorted(set(ahead)):
+        if given.revision in snapshots:
+            manifests.extend(_of_ahead(drafter, snapshots[given.revision], given))
     return manifests
+
+
+def _of_ahead(drafter: EdgeDrafter, snapshot: Snapshot, given: Given) -> list[Manifest]:
+    return [
+        ahead_daemonset(drafter, snapshot, draft, device_class(given.device_class))
+        for draft in snapshot.spec.drafts
+        if draft.name == given.draft
+    ]
 
 
 def _of_revision(drafter: EdgeDrafter, snapshot: Snapshot, used: Sequence[Given]) -> list[Manifest]:

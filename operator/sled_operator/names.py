@@ -27,6 +27,10 @@ FETCH_PREFIX = "fetch-"
 """Begins the names of init containers that download: `fetch-model`, `fetch-vocabulary`."""
 NODE_PREFIX = "drafter.sled.dev/"
 """Prefix of the labels that the operator puts on nodes, one per EdgeDrafter."""
+AHEAD = "sled.dev/ahead"
+"""Pod label: the EdgeDrafter that a pod fetches a model for, before its node moves."""
+AHEAD_PREFIX = "ahead.sled.dev/"
+"""Prefix of the node labels that say what a node fetches before it moves, one per EdgeDrafter."""
 MANAGED_SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
 
 
@@ -36,12 +40,17 @@ def digest(value: Any, length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def node_label(namespace: str, name: str) -> str:
-    """The node label key of one EdgeDrafter; unique, and within Kubernetes' 63 characters."""
+def node_label(namespace: str, name: str, prefix: str = NODE_PREFIX) -> str:
+    """A node label key of one EdgeDrafter; unique, and within Kubernetes' 63 characters."""
     plain = f"{namespace}.{name}"
     if len(plain) > 63:
         plain = f"{plain[:52].rstrip('.-')}-{digest(plain, 10)}"
-    return NODE_PREFIX + plain
+    return prefix + plain
+
+
+def ahead_label(namespace: str, name: str) -> str:
+    """The node label key that says what a node fetches before it moves."""
+    return node_label(namespace, name, AHEAD_PREFIX)
 
 
 def node_value(draft: str, device_class: str, revision: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from sled_operator.assignment.classes import NodeFacts
 from sled_operator.cluster.base import Object
 from sled_operator.names import (
+    AHEAD,
     DEVICE_CLASS,
     DRAFT,
     DRAFTER,
@@ -68,6 +69,8 @@ class PodView:
     device_class: str = ""
     revision: str = ""
     terminating: bool = field(default=False)
+    ahead: bool = field(default=False)
+    """It only fetches the model that its node will move to."""
     fetch: Fetch = field(default=Fetch.NONE)
     fetch_message: str = field(default="")
     """Why the model is not there yet, as the kubelet says it."""
@@ -103,11 +106,12 @@ def pod_view(document: Object) -> PodView:
         ready=_is(status, "Ready"),
         address=status.get("podIP", ""),
         server=labels.get(SERVER, ""),
-        drafter=labels.get(DRAFTER, ""),
+        drafter=labels.get(DRAFTER) or labels.get(AHEAD, ""),
         draft=labels.get(DRAFT, ""),
         device_class=labels.get(DEVICE_CLASS, ""),
         revision=labels.get(REVISION, ""),
         terminating="deletionTimestamp" in meta,
+        ahead=AHEAD in labels,
         fetch=fetch,
         fetch_message=message,
     )

@@ -13,7 +13,13 @@ from sled_operator.autoscaler.sample import Stats
 from sled_operator.cluster import kinds
 from sled_operator.cluster.base import Object, Reader, Resource
 from sled_operator.informer import Informer, Key
-from sled_operator.names import MANAGED_SELECTOR, NODE_PREFIX, node_label
+from sled_operator.names import (
+    AHEAD_PREFIX,
+    MANAGED_SELECTOR,
+    NODE_PREFIX,
+    ahead_label,
+    node_label,
+)
 from sled_operator.spec import EdgeDrafter, InvalidResource, SLEDServer, parse
 from sled_operator.views import NodeView, PodView, node_view, pod_view
 
@@ -102,12 +108,12 @@ class World:
 
     def stale_labels(self) -> set[str]:
         """Node labels of ours whose EdgeDrafter is not known."""
-        known = {node_label(*key) for key in self.drafters}
+        known = {each(*key) for key in self.drafters for each in (node_label, ahead_label)}
         found = {
             label
             for _, node in self.nodes.items()
             for label in node.labels
-            if label.startswith(NODE_PREFIX)
+            if label.startswith((NODE_PREFIX, AHEAD_PREFIX))
         }
         return found - known
 

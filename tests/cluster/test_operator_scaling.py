@@ -408,6 +408,51 @@ def test_what_the_fleet_measures_moves_nodes_to_the_better_draft(
     assert rollout(found)["stableRevision"] == rollout(before)["stableRevision"]
 
 
+def test_a_node_keeps_drafting_until_its_next_model_is_there(
+    fleet: ControlPlane, verifiers: StubVerifiers
+) -> None:
+    verifiers.answer = pb.Stats
+    drafters(fleet, sequences=7)
+    before = wait_for(
+        fleet, "EdgeDrafter", "fleet", lambda each: ready(each) and state("Complete")(each)
+    )
+    stable = rollout(before)["stableRevision"]
+    draft = {"name": "tiny", "source": "s3://models/tiny.gguf", "profile": {"memoryMiB": 100}}
+    disk = {"type": "HostPath", "path": "/var/lib/sled"}
+    image = "registry.example.com/slow:1"
+    drafters(fleet, sequences=7, drafts=[draft], cache=disk, image=image)
+    pods = fleet.api.wait_all(
+        f"{CORE}/pods",
+        lambda found: sum("nodeName" in each["spec"] for each in found.values()) == EDGES,
+        labelSelector="sled.dev/ahead=fleet",
+    )
+    found = wait_for(fleet, "EdgeDrafter", "fleet", state("Moving"))
+    target = rollout(found)["targetRevision"]
+    assert len(on(fleet, stable)) == EDGES
+    by_node = {each["spec"]["nodeName"]: name for name, each in pods.items()}
+    said = "s3://models/tiny.gguf: there is no such bucket or object (HTTP 404)"
+    _play(fleet, by_node["pi-0"], {"terminated": {"exitCode": 0, **_times()}})
+    _play(fleet, by_node["pi-1"], {"terminated": {"exitCode": 1, "message": said, **_times()}})
+    fleet.api.wait_all("/api/v1/nodes", lambda _: on(fleet, target) == {"pi-0"})
+
+    def told(found: Object | None) -> bool:
+        listed = (found or {}).get("status", {}).get("nodesWithoutModel") or [{}]
+        return bool(listed[0].get("message") == said)
+
+    found = wait_for(fleet, "EdgeDrafter", "fleet", told)
+    assert found["status"]["nodes"]["ready"] == EDGES - 1
+    drafters(fleet, sequences=7)
+    wait_for(fleet, "EdgeDrafter", "fleet", ready)
+    assert len(on(fleet, stable)) == EDGES
+    next_label = FLEET_LABEL.replace("drafter.", "ahead.", 1)
+
+    def cleared(nodes: dict[str, Object]) -> bool:
+        return not any(next_label in each["metadata"]["labels"] for each in nodes.values())
+
+    fleet.api.wait_all("/api/v1/nodes", cleared)
+    fleet.api.wait_all(f"{APPS}/daemonsets", lambda sets: len(sets) == 1)
+
+
 def test_nodes_without_their_model_are_listed_with_the_reason(fleet: ControlPlane) -> None:
     """`slow` pods are left alone by kwok, so the test plays their kubelet."""
     draft = {"name": "tiny", "source": "s3://models/tiny.gguf", "profile": {"memoryMiB": 100}}

@@ -9,14 +9,14 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from sled_operator import drafter_plan, drafter_status, measure, rollout
+from sled_operator import ahead, drafter_plan, drafter_status, measure, rollout
 from sled_operator.assignment.assign import Assigner
 from sled_operator.cluster import kinds
 from sled_operator.cluster.base import ClusterError, Object
 from sled_operator.conditions import Observation, Reason, Type
 from sled_operator.drafter_plan import Fleet, Placement
 from sled_operator.informer import Key
-from sled_operator.names import REVISION, node_label
+from sled_operator.names import REVISION, ahead_label, node_label
 from sled_operator.reconcile.base import Context, identity_of, invalid
 from sled_operator.resources.base import Owner, drafter_owner
 from sled_operator.revision import Snapshot, UnreadableRevision, endpoint_of, restore
@@ -74,7 +74,8 @@ class DrafterReconciler:
         if document is None or "deletionTimestamp" in document["metadata"]:
             context.world.forget(DRAFTER, key)
             self._baselines.pop(key, None)
-            await self.remove_label(node_label(*key))
+            for label in (node_label(*key), ahead_label(*key)):
+                await self.remove_label(label)
             return None
         document["kind"] = DRAFTER
         context.world.learn(document)
@@ -107,16 +108,25 @@ class DrafterReconciler:
             drafter, (node for _, node in world.nodes.items()), world.pods_of(DRAFTER, key)
         )
         placement = self._place(key, drafter, target, snapshots, nodes, before)
+        placement = ahead.hold_back(nodes, placement, snapshots)
+        first = {*nodes.ahead.values(), *placement.ahead.values()}
         in_use = {*nodes.given.values(), *placement.wanted.values()}
-        used = {given.revision for given in in_use} | {target.name, placement.progress.stable}
+        used = {given.revision for given in in_use | first} | {
+            target.name,
+            placement.progress.stable,
+        }
         needed = {name: each for name, each in snapshots.items() if name in used}
         owner = drafter_owner(drafter)
         owned = world.owned_by(drafter.metadata.uid)
-        manifests = drafter_plan.objects(drafter, in_use, needed)
+        manifests = drafter_plan.objects(drafter, in_use, needed, first)
         problems = await context.converge(owner, manifests, owned)
         await self._report(owner, drafter, document, nodes, placement, problems)
-        values = {n: drafter_plan.label_value(g) for n, g in placement.values.items()}
-        await self._label(node_label(*key), values)
+        for label, given in (
+            (node_label(*key), placement.values),
+            (ahead_label(*key), placement.ahead_values),
+        ):
+            values = {node: drafter_plan.label_value(each) for node, each in given.items()}
+            await self._label(label, values)
         again = float(context.settings.resync_seconds)
         if placement.look_again_seconds is not None:
             again = min(again, max(1.0, placement.look_again_seconds))

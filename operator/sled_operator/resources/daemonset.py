@@ -9,7 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from sled_operator.assignment.classes import DeviceClass
-from sled_operator.names import DEVICE_CLASS, DRAFT, REVISION, node_label, node_value
+from sled_operator.names import (
+    AHEAD,
+    DEVICE_CLASS,
+    DRAFT,
+    DRAFTER,
+    REVISION,
+    ahead_label,
+    digest,
+    node_label,
+    node_value,
+)
 from sled_operator.resources import pod
 from sled_operator.resources.base import Manifest, drafter_owner, manifest
 from sled_operator.resources.drafter_config import TLS_DIR, TOKEN_DIR, config_key, config_name
@@ -62,6 +72,47 @@ def drafter_daemonset(
         "template": template,
     }
     name = daemonset_name(drafter, draft, device_class.name, snapshot.name)
+    return manifest(owner, "apps/v1", "DaemonSet", name, {"spec": spec}, labels=what)
+
+
+def ahead_daemonset(
+    drafter: EdgeDrafter, snapshot: Snapshot, draft: Draft, device_class: DeviceClass
+) -> Manifest:
+    """The DaemonSet that fetches a model to nodes on which another drafter still serves.
+
+    Its pods carry no label of the drafter's Service, hold no port and do nothing but wait once the
+    model is there.
+    """
+    owner = drafter_owner(drafter)
+    meta = drafter.metadata
+    what = {DRAFT: draft.name, DEVICE_CLASS: device_class.name, REVISION: snapshot.name}
+    labels = {k: v for k, v in owner.labels.items() if k != DRAFTER} | {AHEAD: meta.name}
+    template = _template(drafter, snapshot, draft, device_class, labels | what)
+    used = ("cache", "tmp")
+    body = template["spec"]
+    body["volumes"] = [each for each in body["volumes"] if each["name"] in used]
+    body["terminationGracePeriodSeconds"] = 1
+    body["nodeSelector"] = {
+        ahead_label(meta.namespace, meta.name): node_value(
+            draft.name, device_class.name, snapshot.name
+        )
+    }
+    body["containers"] = [
+        {
+            "name": "wait",
+            "image": image_of(snapshot, device_class),
+            "imagePullPolicy": snapshot.spec.image_pull_policy,
+            "command": ["sleep", "infinity"],
+            "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}},
+            "securityContext": pod.CONTAINER_SECURITY,
+        }
+    ]
+    spec = {
+        "selector": {"matchLabels": {AHEAD: meta.name} | what},
+        "updateStrategy": {"type": "OnDelete"},
+        "template": template,
+    }
+    name = f"{meta.name}-ahead-{digest(what)}"
     return manifest(owner, "apps/v1", "DaemonSet", name, {"spec": spec}, labels=what)
 
 

@@ -82,6 +82,11 @@ def model_mount(
     return ModelMount(path=link, init_containers=[_fetch(part, source, link, download)])
 
 
+def is_fetched(source: str) -> bool:
+    """Whether an init container downloads it, rather than the kubelet or nobody."""
+    return source.partition("://")[0] in ("hf", "s3", "catalog")
+
+
 def _mounted(part: str, place: str, file: str, volume: Json) -> ModelMount:
     return ModelMount(
         path=f"{place}/{file}".rstrip("/"),

@@ -114,8 +114,8 @@ class DraftCache(Spec):
     )
 
     type: Literal["EmptyDir", "HostPath"] = "EmptyDir"
-    """EmptyDir is lost with the pod. HostPath survives it, so that a node without a network starts
-    again."""
+    """EmptyDir is lost with the pod. HostPath survives it: a node without a network starts again,
+    and a node that drafts goes on until its next model has arrived."""
     size: Quantity = "4Gi"
     """Limit of the EmptyDir."""
     path: HostPath | None = None
