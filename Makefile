@@ -12,13 +12,14 @@ INSTALL := $(NO_VENV_PIP) $(BIN)/python -m pip install --quiet
 DEV     := $(VENV)/.dev-installed
 CLI     := $(VENV)/.cli-installed
 GENERATED := $(VENV)/generated
+ENGINE_TESTS := $(wildcard tests/vllm/small tests/vllm/trained tests/vllm/options tests/torch tests/openai)
 FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench docs
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format bench proto crds docs clean
+.PHONY: help env demo engines test test-engines check format bench proto crds docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: PROFILE=quickstart|pair and KEEP=1 for demo, PYTHON=python3.12 for another Python,"
 	@echo "  PYTEST_ARGS='tests/unit -k wire' for a part of the tests."
@@ -29,7 +30,18 @@ demo: $(CLI) ## Run a fleet on this machine and compare every text with the targ
 	$(BIN)/sled demo --profile $(PROFILE) $(if $(KEEP),--keep) $(ARGS)
 
 test: check ## Run everything that CI runs
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(ENGINE_TESTS:%=--ignore=%) $(PYTEST_ARGS)
+ifeq ($(PYTEST_ARGS),)
+	@$(MAKE) --no-print-directory test-engines
+endif
+
+engines: ## Make the environment with vLLM and torch for the engines' tests (6 GB, in the user's cache)
+	@PYTHON=$(PYTHON) tests/engines/install.sh
+
+# A process can load vLLM once, so each folder is a run of its own.
+test-engines: engines ## Run the tests of the engines that need vLLM or torch
+	@set -e; python=$$(tests/engines/install.sh)/bin/python; for folder in $(ENGINE_TESTS); do \
+	  echo "== $$folder"; $$python -m pytest $$folder; done
 
 check: $(DEV) ## Check formatting, lint, types, import contracts, and that generated files are unchanged
 	$(BIN)/ruff format --check $(wildcard $(FORMATTED))

@@ -29,6 +29,10 @@ def type_name(annotation: object) -> str:
         return type_name(arguments[0])
     if origin is tuple:
         return f"list of {type_name(arguments[0])}"
+    if origin is dict:
+        return f"{type_name(arguments[1])} by name"
+    if origin is typing.Literal:
+        return " \\| ".join(f"`{value}`" for value in arguments)
     if origin is not None:
         return " or ".join(type_name(a) for a in arguments)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
@@ -78,7 +82,7 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     if field.default_factory is not None:
-        return "cores of the machine"
+        return "none" if field.default_factory is dict else "cores of the machine"
     value = field.default
     if isinstance(value, enum.Enum):
         value = value.value

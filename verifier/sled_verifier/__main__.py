@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sled_protocol.limits import MAX_NAME_BYTES
 from sled_verifier.config import VerifierConfig, load_config
-from sled_verifier.engine.factory import build_engine
+from sled_verifier.engine.factory import load_target
 from sled_verifier.logs import configure_logging
 from sled_verifier.refusal import ConfigError
 from sled_verifier.server import VerifierServer
@@ -72,7 +72,7 @@ def _named(config: VerifierConfig, replica: str | None) -> VerifierConfig:
 
 async def _serve(config: VerifierConfig) -> int:
     stop = _watch_signals()
-    loading = asyncio.ensure_future(asyncio.to_thread(build_engine, config))
+    loading = asyncio.ensure_future(load_target(config))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():

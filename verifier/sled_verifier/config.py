@@ -8,7 +8,7 @@ import enum
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -81,6 +81,7 @@ class EngineKind(enum.StrEnum):
     """What runs the target model."""
 
     LLAMACPP = "llamacpp"
+    VLLM = "vllm"
     FAKE = "fake"
 
 
@@ -94,10 +95,16 @@ class LogLevel(enum.StrEnum):
 
 
 class ModelConfig(_Section):
-    """The target model: the name it is served under, and its file (none for the fake engine)."""
+    """The target model: the name it is served under, and its file or folder (none for the fake
+    engine).
+    """
 
     name: _Name
     path: _Path | None = None
+    """A GGUF file for `llamacpp`, a Hugging Face folder for `vllm`."""
+    vocabulary: _Path | None = None
+    """A GGUF file of the same model, for its vocabulary, when `path` is none; default: the only one in
+    the folder."""
 
 
 class FakeConfig(_Section):
@@ -112,6 +119,20 @@ class FakeConfig(_Section):
     sequence_seconds: float = Field(0.0, ge=0, le=60, allow_inf_nan=False)
 
 
+class VllmConfig(_Section):
+    """What only `kind: vllm` takes."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """float32 without quantisation is exact; the others state `approximate`."""
+    quantization: str | None = None
+    """vLLM's name of a quantisation, where the model folder does not name it."""
+    tensor_parallel_size: int = Field(1, ge=1, le=64)
+    kv_cache_gib: int | None = Field(None, ge=1, le=65_536)
+    """Memory for keys and values on a processor; on a GPU vLLM takes what `gpu_memory_utilization` leaves."""
+    arguments: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine, by its own names."""
+
+
 class EngineConfig(_Section):
     """The engine and its resources."""
 
@@ -123,12 +144,14 @@ class EngineConfig(_Section):
     """Sequences whose keys and values are in memory at once."""
     library: _Path | None = None
     """Another llama.cpp shared library than the one that is installed."""
+    vllm: VllmConfig | None = None
     fake: FakeConfig | None = None
 
     @model_validator(mode="after")
-    def _fake_only_for_fake(self) -> Self:
-        if self.fake is not None and self.kind is not EngineKind.FAKE:
-            raise ValueError(f"fake is given, but the kind is {self.kind}")
+    def _section_of_the_kind(self) -> Self:
+        for kind in (EngineKind.VLLM, EngineKind.FAKE):
+            if getattr(self, kind.value) is not None and self.kind is not kind:
+                raise ValueError(f"{kind} is given, but the kind is {self.kind}")
         return self
 
 

@@ -27,6 +27,7 @@ from sled_verifier.service import Service
 from sled_verifier.servicer import VerifierServicer
 from sled_verifier.slots import SlotPolicy
 from sled_verifier.tls import TlsFiles, server_credentials
+from sled_verifier.vllm.backend import VllmBackend
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ cut.
 
 
 class VerifierServer:
-    """A running replica; use as an async context manager around a loaded engine, which it owns and
-    closes.
+    """A running replica; use as an async context manager around a loaded engine, or a backend that
+    batches by itself, which it owns and closes.
 
     Raises:
         ConfigError: on entering, when an address is taken or a file of `tls` or `auth` cannot be
@@ -49,19 +50,29 @@ class VerifierServer:
     """
 
     def __init__(
-        self, config: VerifierConfig, engine: Engine, *, policy: SlotPolicy | None = None
+        self,
+        config: VerifierConfig,
+        engine: Engine | VllmBackend,
+        *,
+        policy: SlotPolicy | None = None,
     ) -> None:
         self._config = config
         limits = config.batching.limits()
         self.metrics = Metrics(engine.info.model_name)
-        self.backend = BatchedBackend(engine, limits, policy=policy, observer=self.metrics)
+        self.backend: BatchedBackend | VllmBackend
+        if isinstance(engine, VllmBackend):
+            self.backend, shape = engine, engine.info.engine
+            engine.observer = self.metrics
+        else:
+            self.backend = BatchedBackend(engine, limits, policy=policy, observer=self.metrics)
+            shape = f"batched/{engine.info.engine}"
         self.service = Service(
             self.backend,
             limits,
             self._door(),
             self.metrics,
             replica=config.replica,
-            engine=f"batched/{engine.info.engine}",
+            engine=shape,
         )
         self.metrics.watch(self.backend.stats, lambda: self.service.devices.connected)
         self._health = health_aio.HealthServicer()

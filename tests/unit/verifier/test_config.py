@@ -75,6 +75,12 @@ def test_the_smallest_file_has_the_documented_defaults() -> None:
         ("model: {name: x, path: y}\nengine: {fake: {}}", "fake is given"),
         ("model: {name: x}\nengine: {kind: fake, slots: 0}", "engine.slots: "),
         ("model: {name: x}\nengine: {kind: fake, slots: '8'}", "engine.slots: "),
+        ("model: {name: x}\nengine: {kind: vllm}", "model.path is missing"),
+        ("model: {name: x}\nengine: {kind: fake, vllm: {}}", "vllm is given, but the kind is fake"),
+        (
+            "model: {name: x, path: y}\nengine: {kind: vllm, vllm: {dtype: int3}}",
+            "engine.vllm.dtype: ",
+        ),
         ('model: {name: "a\\nb"}\nengine: {kind: fake}', "model.name: has characters"),
     ],
 )

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from sled_verifier.config import EngineKind, FakeConfig, VerifierConfig
+import asyncio
+
+from sled_verifier.config import EngineKind, FakeConfig, VerifierConfig, VllmConfig
 from sled_verifier.engine.base import Engine, EngineError
 from sled_verifier.refusal import ConfigError
+from sled_verifier.vllm.backend import VllmBackend
+from sled_verifier.vllm.settings import VllmSettings
+
+
+async def load_target(config: VerifierConfig) -> Engine | VllmBackend:
+    """Load the target model without blocking the event loop: an engine for the batched backend, or a
+    backend that batches by itself.
+
+    Raises:
+        ConfigError: the runtime is not installed, or it cannot use the model or the settings.
+    """
+    if config.engine.kind is not EngineKind.VLLM:
+        return await asyncio.to_thread(build_engine, config)
+    from sled_verifier.vllm.launch import load_runtime
+
+    try:
+        settings = vllm_settings(config)
+        return await VllmBackend.load(lambda: load_runtime(settings), config.batching.limits())
+    except EngineError as error:
+        raise ConfigError(f"engine: {error}") from error
 
 
 def build_engine(config: VerifierConfig) -> Engine:
@@ -15,6 +37,10 @@ def build_engine(config: VerifierConfig) -> Engine:
         ConfigError: the runtime is not installed, or it cannot use the model or the settings.
     """
     kind = config.engine.kind
+    if kind is EngineKind.VLLM:
+        raise ConfigError(
+            "engine.kind: vllm batches by itself; it is no engine of the batched backend"
+        )
     try:
         return _fake(config) if kind is EngineKind.FAKE else _llamacpp(config)
     except EngineError as error:
@@ -40,6 +66,38 @@ def _llamacpp(config: VerifierConfig) -> Engine:
         slots=engine.slots,
         max_step_tokens=config.batching.step_tokens,
         library=engine.library,
+    )
+
+
+def vllm_settings(config: VerifierConfig) -> VllmSettings:
+    """What the vLLM backend is told.
+
+    Raises:
+        ConfigError: the model has no path.
+        EngineError: a value is out of range, or the vocabulary is not to be found.
+    """
+    from sled_verifier.engine.gguf_vocabulary import find_vocabulary
+
+    folder = config.model.path
+    if folder is None:
+        raise ConfigError("model.path is missing")
+    engine, batching = config.engine, config.batching
+    own = engine.vllm or VllmConfig.model_validate({})
+    return VllmSettings(
+        model_path=folder,
+        vocabulary_path=config.model.vocabulary or find_vocabulary(folder),
+        model_name=config.model.name,
+        dtype=own.dtype,
+        threads=engine.threads,
+        context_tokens=engine.context_tokens,
+        slots=engine.slots,
+        step_tokens=batching.step_tokens,
+        prefill_chunk_tokens=batching.prefill_chunk_tokens,
+        max_draft_tokens=batching.max_draft_tokens,
+        kv_cache_gib=own.kv_cache_gib,
+        quantization=own.quantization,
+        tensor_parallel_size=own.tensor_parallel_size,
+        engine_arguments=own.arguments,
     )
 
 

@@ -1,0 +1,266 @@
+"""What tests of the vLLM backend need: model folders, a runtime that many tests share, and devices
+that draft from a known text. Imports vLLM only inside functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sled_protocol.prefix import prefix_hash
+from sled_speculation.sampling import SamplingParams
+from sled_verifier.backend import VerifierBackend
+from sled_verifier.engine.base import EngineInfo
+from sled_verifier.engine.vocabulary import byte_vocabulary_gguf
+from sled_verifier.limits import Limits
+from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.rounds import TOKEN_ARRAY, DraftRequest, OpenRequest, RoundVerdict
+from sled_verifier.vllm.backend import VllmBackend
+from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport
+
+GREEDY = SamplingParams()
+
+_CONVERT = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+source, folder = sys.argv[1:]
+import os
+model = AutoModelForCausalLM.from_pretrained(
+    os.path.dirname(source), gguf_file=os.path.basename(source), dtype=torch.float32)
+model.hf_quantizer = None
+model.is_quantized = False
+if hasattr(model.config, "quantization_config"):
+    del model.config.quantization_config
+model.save_pretrained(folder)
+"""
+
+_RANDOM = """
+import sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+torch.manual_seed(7)
+config = LlamaConfig(vocab_size=256, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+    num_attention_heads=2, num_key_value_heads=1, head_dim=64, max_position_embeddings=2048,
+    initializer_range=0.3, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2)
+LlamaForCausalLM(config).to(torch.float32).save_pretrained(sys.argv[1])
+"""
+
+_PLAIN = """
+import json, os, sys
+os.environ.update(VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1")
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+from vllm import LLM, SamplingParams
+request = json.load(sys.stdin)
+llm = LLM(request["model"], dtype="float32", enforce_eager=True, max_model_len=1024,
+          skip_tokenizer_init=True, generation_config="vllm")
+out = llm.generate([{"prompt_token_ids": p} for p in request["prompts"]], [SamplingParams(
+    temperature=0, max_tokens=request["tokens"], ignore_eos=True, detokenize=False,
+    repetition_penalty=penalty) for penalty in request["penalties"]], use_tqdm=False)
+sys.stderr.flush()
+print("RESULT" + json.dumps([list(o.outputs[0].token_ids) for o in out]), flush=True)
+os._exit(0)
+"""
+
+
+def hugging_face_folder(gguf: Path, cache: Path) -> Path:
+    """A fp32 model folder made from a GGUF file, once; `cache` keeps it."""
+    folder = cache / f"{gguf.parent.name[:16]}-{gguf.stem}"
+    if not (folder / "done").exists():
+        command = [sys.executable, "-c", _CONVERT, str(gguf), str(folder)]
+        subprocess.run(command, check=True, timeout=600)
+        (folder / "done").touch()
+    return folder
+
+
+def random_model(folder: Path) -> tuple[Path, Path]:
+    """A model of two layers with random weights over 256 tokens, and its vocabulary file."""
+    subprocess.run([sys.executable, "-c", _RANDOM, str(folder)], check=True, timeout=300)
+    vocabulary = folder / "vocabulary.gguf"
+    vocabulary.write_bytes(byte_vocabulary_gguf(256))
+    return folder, vocabulary
+
+
+def plain_greedy(
+    model: Path,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    penalties: Sequence[float] | None = None,
+) -> list[list[int]]:
+    """What vLLM itself writes, without any of our code in its process. `penalties` are each
+    prompt's repetition penalty (default none).
+    """
+    request: dict[str, Any] = {"model": str(model), "tokens": tokens}
+    request["prompts"] = [list(prompt) for prompt in prompts]
+    request["penalties"] = list(penalties or [1.0] * len(prompts))
+    ran = subprocess.run(
+        [sys.executable, "-c", _PLAIN],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("RESULT")]
+    if not lines:
+        raise RuntimeError(f"plain vLLM failed:\n{ran.stderr[-3000:]}")
+    texts: list[list[int]] = json.loads(lines[0].removeprefix("RESULT"))
+    return texts
+
+
+class LentRuntime:
+    """A loaded runtime that outlives the backends that use it one after another."""
+
+    def __init__(self, runtime: DraftingRuntime) -> None:
+        self.runtime = runtime
+        self.steps = 0
+        self.before_step: Callable[[StepOrder], None] = lambda order: None
+        self.orders: list[StepOrder] = []
+        self._keys: set[int] = set()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.runtime.info
+
+    def run(self, order: StepOrder) -> StepReport:
+        self.before_step(order)
+        self.orders.append(order)
+        self._keys |= {start.key for start in order.start}
+        report = self.runtime.run(order)
+        self.steps += bool(report.ran)
+        return report
+
+    def tokenizer_gguf(self) -> bytes:
+        return self.runtime.tokenizer_gguf()
+
+    def close(self) -> None:
+        """Only gives up the sequences."""
+        self.runtime.run(StepOrder(stop=tuple(self._keys)))
+
+
+class LentThread(ThreadPoolExecutor):
+    """A thread that `shutdown` does not end; `end` does."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        pass
+
+    def end(self) -> None:
+        super().shutdown()
+
+
+@dataclass(slots=True)
+class Lab:
+    """A loaded model with the thread that owns it."""
+
+    runtime: DraftingRuntime
+    thread: LentThread
+    last: LentRuntime | None = None
+
+    @classmethod
+    def load(cls, make: Callable[[], DraftingRuntime]) -> Lab:
+        thread = LentThread(max_workers=1)
+        return cls(thread.submit(make).result(), thread)
+
+    @asynccontextmanager
+    async def backend(
+        self, limits: Limits | None = None, **options: Any
+    ) -> AsyncIterator[VllmBackend]:
+        """A fresh backend over the shared runtime; `last` is what it saw."""
+        self.last = LentRuntime(self.runtime)
+        limits = limits or Limits(max_draft_tokens=8)
+        async with VllmBackend(self.last, self.thread, limits, **options) as backend:
+            yield backend
+
+    def close(self) -> None:
+        self.thread.submit(self.runtime.close).result()
+        self.thread.end()
+
+
+def open_request(
+    prompt: Sequence[int], committed: Sequence[int] = (), sampling: SamplingParams = GREEDY
+) -> OpenRequest:
+    return OpenRequest(
+        "device", array(TOKEN_ARRAY, prompt), array(TOKEN_ARRAY, committed), sampling
+    )
+
+
+def draft_request(
+    prompt: Sequence[int],
+    committed: Sequence[int],
+    draft: Sequence[int] = (),
+    distributions: Sequence[Any] = (),
+    deadline_seconds: float | None = 120.0,
+) -> DraftRequest:
+    return DraftRequest(
+        len(committed),
+        prefix_hash([*prompt, *committed]),
+        tuple(draft),
+        tuple(distributions),
+        deadline_seconds,
+    )
+
+
+async def ask_again(backend: VerifierBackend, key: int, draft: DraftRequest) -> RoundVerdict:
+    """The verdict on a draft that was sent before and whose first asking may still be running."""
+    for _ in range(1000):
+        try:
+            return await backend.verify(key, draft)
+        except Refusal as refusal:
+            if refusal.reason is not Reason.ROUND_IN_FLIGHT:
+                raise
+        await asyncio.sleep(0.01)
+    raise TimeoutError("the round never ended")
+
+
+@dataclass(slots=True)
+class TextDevice:
+    """A device whose drafts are `reference` with errors: each token is right with probability
+    `skill`.
+    """
+
+    backend: VerifierBackend
+    prompt: Sequence[int]
+    reference: Sequence[int]
+    skill: float = 0.8
+    draft_tokens: int = 4
+    seed: int = 0
+    sampling: SamplingParams = GREEDY
+    key: int = 0
+    rounds: int = 0
+    output: list[int] = field(default_factory=list)
+
+    async def open(self) -> None:
+        request = open_request(self.prompt, self.output, self.sampling)
+        self.key = (await self.backend.open(request)).key
+
+    def draft(self) -> list[int]:
+        rng = random.Random(f"{self.seed}/{len(self.output)}")
+        start = len(self.output)
+        text = list(self.reference[start : start + self.draft_tokens])
+        wrong = self.prompt[0]
+        return [t if rng.random() < self.skill else (wrong if t != wrong else 1) for t in text]
+
+    async def round(self) -> RoundVerdict:
+        draft = self.draft()
+        request = draft_request(self.prompt, self.output, draft)
+        verdict = await self.backend.verify(self.key, request)
+        self.output.extend((*draft[: verdict.accepted], verdict.next_token))
+        self.rounds += 1
+        return verdict
+
+    async def write(
+        self, tokens: int, pause: Callable[[], Awaitable[None]] | None = None
+    ) -> list[int]:
+        """Rounds until `tokens` are written; `pause` is awaited between them."""
+        while len(self.output) < tokens:
+            await self.round()
+            if pause is not None:
+                await pause()
+        return self.output[:tokens]

@@ -1,0 +1,330 @@
+"""The vLLM backend's whole state and its transitions: order a step, take over its report. Must not
+run anything or read a clock.
+
+The counterpart of `scheduler.Scheduler` for a runtime that batches by itself: vLLM decides what fits
+a step, this decides who is in vLLM, whose draft goes into the next step, and what its outputs mean.
+Every method takes the time as `now`. One caller at a time; between `order` and the `apply` of its
+report everything but `order` may be called.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from sled_speculation.acceptance import Judgement
+from sled_verifier.admission import check_draft, check_open
+from sled_verifier.batcher import Work, urgency
+from sled_verifier.engine.base import EngineInfo
+from sled_verifier.limits import Limits
+from sled_verifier.queue import Round, RoundQueue
+from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.rounds import TOKEN_ARRAY, Admission, DraftRequest, Load, OpenRequest
+from sled_verifier.rounds import RoundVerdict as Verdict
+from sled_verifier.scheduler import DECODING_SECONDS, Outcome
+from sled_verifier.session import Session
+from sled_verifier.vllm.foretold import settle
+from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
+from sled_verifier.vllm.seats import Seats
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A session and what the target has chosen beyond it.
+
+    `wanted`: its prompt is to be computed though no draft has come yet.
+    """
+
+    session: Session
+    foretold: list[int] = field(default_factory=list)
+    wanted: bool = True
+
+    @property
+    def prefix(self) -> array[int]:
+        return array(TOKEN_ARRAY, [*self.session.tokens, *self.foretold])
+
+
+class Roster:
+    """Sequences, waiting rounds and seats of one runtime."""
+
+    def __init__(self, info: EngineInfo, limits: Limits) -> None:
+        self.info = info
+        self.limits = limits
+        self.hint_tokens = limits.max_draft_tokens
+        """Draft length that verdicts recommend; the owner of the roster updates it."""
+        self.seats = Seats(info.slots)
+        self._sequences: dict[int, _Sequence] = {}
+        self._queue = RoundQueue(limits.max_queue)
+        self._running: dict[int, Round] = {}
+        self._leaving: list[int] = []
+        self._next_key = 1
+        self._last_round_at = float("-inf")
+        self._step_tokens = 0
+        self._short_of_memory = False
+
+    # ---- what devices ask for
+
+    def open(self, request: OpenRequest, now: float) -> Admission:
+        """Admit a sequence; its prompt is computed from the next step on.
+
+        Raises:
+            Refusal: INVALID_SAMPLING for what vLLM cannot do with drafts, and see
+                `admission.check_open`.
+        """
+        if request.sampling.min_p > 0 and not request.sampling.greedy:
+            raise Refusal(
+                Reason.INVALID_SAMPLING,
+                f"sampling.min_p is {request.sampling.min_p}; this replica's engine allows only 0",
+            )
+        check_open(request, self.info, self.limits, len(self._sequences))
+        session = Session(self._next_key, request, now)
+        self._next_key += 1
+        self._sequences[session.key] = _Sequence(session)
+        return Admission(session.key, 0)
+
+    def submit(self, key: int, draft: DraftRequest, now: float) -> Outcome | Verdict | None:
+        """Queue one round (None); or answer it at once: with an Outcome when the target's choice is
+        known already, with the old verdict when this very draft was answered before.
+
+        Raises:
+            Refusal: UNKNOWN_SEQUENCE, ROUND_IN_FLIGHT, STALE_PREFIX, QUEUE_FULL, and see
+                `admission.check_draft`.
+        """
+        sequence = self._sequences.get(key)
+        if sequence is None:
+            raise Refusal(Reason.UNKNOWN_SEQUENCE, "no such sequence here; open it again")
+        if key in self._queue or key in self._running:
+            raise Refusal(
+                Reason.ROUND_IN_FLIGHT, "the sequence's previous draft has no verdict yet"
+            )
+        answered = sequence.session.replay(draft)
+        if answered is not None:
+            return answered
+        check_draft(sequence.session, draft, self.info, self.limits)
+        seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
+        waiting = Round(key, draft, now, now + seconds, draft.deadline_seconds is None)
+        sequence.session.last_used = now
+        known = self._answer_foretold(sequence, waiting, now)
+        if known is not None:
+            return known
+        self._queue.add(waiting, retry_after_ms=200)
+        self.seats.mark(key, busy=True, now=now)
+        return None
+
+    def withdraw(self, key: int, now: float) -> None:
+        """Nobody waits for this sequence's round any more; one that is running completes
+        unheard.
+        """
+        if self._queue.take(key) is not None:
+            self.seats.mark(key, busy=False, now=now)
+
+    def close(self, key: int) -> None:
+        """End a sequence and free everything it holds; unknown keys are ignored."""
+        if self._sequences.pop(key, None) is None:
+            return
+        self._queue.take(key)
+        if self.seats.leave(key):
+            self._leaving.append(key)
+
+    # ---- one step
+
+    def order(self, now: float) -> StepOrder | None:
+        """The next step, or None when there is nothing to run. It must be run and its report applied
+        before the next order.
+        """
+        self._leaving.extend(self.seats.weary(now))
+        if self._short_of_memory:
+            self._short_of_memory = False
+            self._leave(self.seats.relieve())
+        starts = self._seat_waiting(now)
+        trials = tuple(self._trial(w) for w in self._by_urgency() if self.seats.ready(w.key))
+        stops, self._leaving = tuple(self._leaving), []
+        if not stops and not starts and not trials and not self.seats.computing:
+            return None
+        decoding = bool(trials) or now - self._last_round_at < DECODING_SECONDS
+        return StepOrder(stops, starts, trials, decoding)
+
+    def apply(self, order: StepOrder, report: StepReport, now: float) -> list[Outcome]:
+        """Take over what a step did: commit outputs, keep what was foretold, let the rest wait."""
+        self._step_tokens = sum(tokens for _, tokens in report.ran)
+        self._short_of_memory = report.short_of_memory
+        outcomes = [self._refuse(key, why) for key, why in report.refused]
+        for output in report.outputs:
+            outcomes.append(self._take_output(output, report, now))
+        for key, tokens in report.ran:
+            waiting = self._queue.get(key)
+            if tokens and waiting is not None and waiting.patient:
+                waiting.deadline = now + self.limits.default_deadline_seconds
+        for key, unanswered in self._running.items():
+            if key in self._sequences:
+                self._queue.put_back(unanswered)
+        self._running.clear()
+        for trial in order.trials:
+            if trial.key in report.computing:
+                self.seats.set_ready(trial.key, ready=False)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def expire(self, now: float) -> list[Outcome]:
+        """Refuse the rounds whose deadline has passed."""
+        late = self._queue.expire(now)
+        for waiting in late:
+            self.seats.mark(waiting.key, busy=False, now=now)
+        return [_late(waiting, now) for waiting in late]
+
+    def next_deadline(self) -> float | None:
+        """When `expire` will next have something to do."""
+        return self._queue.next_deadline()
+
+    def forget_idle(self, now: float) -> int:
+        """Close sequences that no draft has touched for `idle_seconds`; returns how many."""
+        oldest = now - self.limits.idle_seconds
+        idle = [
+            key
+            for key, sequence in self._sequences.items()
+            if sequence.session.last_used < oldest
+            and key not in self._queue
+            and key not in self._running
+        ]
+        for key in idle:
+            self.close(key)
+        return len(idle)
+
+    # ---- observation
+
+    @property
+    def load(self) -> Load:
+        """How busy this replica is."""
+        return Load(len(self._queue), len(self._sequences), self._step_tokens)
+
+    @property
+    def rounds_running(self) -> int:
+        """Rounds in the step that is running."""
+        return len(self._running)
+
+    @property
+    def waits_for_seat(self) -> bool:
+        """True when a round is held back that only time can help: order again shortly."""
+        return any(waiting.key not in self.seats for waiting in self._queue)
+
+    # ---- inside
+
+    def _seat_waiting(self, now: float) -> tuple[Start, ...]:
+        """Seat what has a round first, and prompts without one only where a seat is free."""
+        starts = []
+        for waiting in self._by_urgency():
+            if waiting.key in self.seats:
+                continue
+            room, evicted = self.seats.free_or_evict(now)
+            if not room:
+                break
+            self._leave(evicted)
+            starts.append(self._start(waiting.key, now))
+        for key, sequence in self._sequences.items():
+            if len(self.seats) == self.seats.count:
+                break
+            if sequence.wanted and key not in self.seats:
+                starts.append(self._start(key, now))
+        return tuple(starts)
+
+    def _start(self, key: int, now: float) -> Start:
+        sequence = self._sequences[key]
+        sequence.wanted = False
+        self.seats.take(key, now)
+        self.seats.mark(key, busy=key in self._queue, now=now)
+        return Start(key, sequence.prefix, sequence.session.sampling)
+
+    def _by_urgency(self) -> list[Round]:
+        return sorted(self._queue, key=lambda w: urgency(Work(w.key, 0, 1, w.arrived, w.deadline)))
+
+    def _trial(self, waiting: Round) -> Trial:
+        self._queue.take(waiting.key)
+        self._running[waiting.key] = waiting
+        known = len(self._sequences[waiting.key].foretold)
+        draft = waiting.draft
+        return Trial(waiting.key, draft.draft_tokens[known:], draft.distributions[known:])
+
+    def _leave(self, key: int | None) -> None:
+        if key is not None:
+            self._leaving.append(key)
+
+    def _take_output(self, output: Output, report: StepReport, now: float) -> Outcome | None:
+        key = output.key
+        sequence = self._sequences.get(key)
+        if output.ended:
+            self.seats.leave(key)
+        if sequence is None:
+            return None
+        self.seats.set_ready(key, ready=True)
+        running = self._running.pop(key, None)
+        if output.verified is None:
+            # Not the answer to a draft: the runtime had to compute the prefix (again) first.
+            sequence.foretold.extend(output.tokens)
+            waiting = running or self._queue.take(key)
+            if waiting is None:
+                return None
+            known = self._answer_foretold(sequence, waiting, now, report.seconds)
+            if known is None:
+                self._queue.put_back(waiting)
+            return known
+        if running is None:
+            raise LookupError(f"a verdict for sequence {key}, of which no round is running")
+        accepted = len(output.tokens) - 1
+        known_tokens = len(sequence.foretold)
+        judgement = Judgement(
+            known_tokens + accepted, output.tokens[-1], bonus=accepted == output.verified
+        )
+        sequence.foretold.clear()
+        verified = known_tokens + output.verified
+        return self._answer(sequence, running, judgement, verified, report.seconds, now)
+
+    def _answer_foretold(
+        self, sequence: _Sequence, waiting: Round, now: float, seconds: float = 0.0
+    ) -> Outcome | None:
+        draft_tokens = waiting.draft.draft_tokens
+        settled = settle(draft_tokens, sequence.foretold)
+        if settled is None:
+            return None
+        del sequence.foretold[: settled.used]
+        return self._answer(sequence, waiting, settled.judgement, len(draft_tokens), seconds, now)
+
+    def _answer(
+        self,
+        sequence: _Sequence,
+        waiting: Round,
+        judgement: Judgement,
+        verified: int,
+        seconds: float,
+        now: float,
+    ) -> Outcome:
+        verdict = Verdict(
+            committed_length=waiting.draft.committed_length,
+            accepted=judgement.accepted,
+            verified=verified,
+            next_token=judgement.next_token,
+            bonus=judgement.bonus,
+            queue_seconds=max(0.0, now - seconds - waiting.arrived),
+            compute_seconds=seconds,
+            max_draft_tokens_hint=self.hint_tokens,
+            load=self.load,
+        )
+        sequence.session.commit(waiting.draft, verdict, now)
+        self._last_round_at = now
+        self.seats.mark(waiting.key, busy=False, now=now)
+        return Outcome(waiting.key, waiting.draft, verdict)
+
+    def _refuse(self, key: int, why: str) -> Outcome | None:
+        """The runtime would not take the sequence in: nothing about it can be served."""
+        self.seats.leave(key)
+        self._sequences.pop(key, None)
+        waiting = self._running.pop(key, None) or self._queue.take(key)
+        if waiting is None:
+            return None
+        sentence = f"the engine cannot take this sequence: {why}"
+        return Outcome(key, waiting.draft, Refusal(Reason.UNKNOWN_SEQUENCE, sentence))
+
+
+def _late(late: Round, now: float) -> Outcome:
+    sentence = f"the draft waited {now - late.arrived:.1f} seconds for a step"
+    return Outcome(
+        late.key, late.draft, Refusal(Reason.DEADLINE_EXCEEDED, sentence, retry_after_ms=500)
+    )
