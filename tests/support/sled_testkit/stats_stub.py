@@ -6,38 +6,48 @@ Must not be used where a real verifier can run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
 from sled_protocol.v1 import verifier_pb2 as pb
-from sled_protocol.v1 import verifier_pb2_grpc
 
+SERVICE = pb.DESCRIPTOR.services_by_name["Verifier"].full_name
 PORT = 7000
 """The port of a verifier's pod; not the stub's to choose."""
-POD_CIDR = "127.77.0.0/24"
-"""Pod addresses of a fake node whose pods this process can play."""
+_NETWORK = f"127.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
+POD_CIDR = f"{_NETWORK}.0/24"
+"""Pod addresses of a fake node whose pods this process can play, apart from those of other runs."""
 
 
-class StubVerifiers(verifier_pb2_grpc.VerifierServicer):
+def addresses() -> list[str]:
+    """The first pods' addresses."""
+    return [f"{_NETWORK}.{number}" for number in range(8)]
+
+
+class StubVerifiers:
     """One server on every address of `listen`; `answer` may be replaced at any time."""
 
     def __init__(self) -> None:
         self.answer: Callable[[], pb.Stats] = pb.Stats
-        self._server = grpc.server(ThreadPoolExecutor(4))
-        verifier_pb2_grpc.add_VerifierServicer_to_server(self, self._server)
+        self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        handler = grpc.unary_unary_rpc_method_handler(
+            self._stats, pb.GetStatsRequest.FromString, pb.Stats.SerializeToString
+        )
+        service = grpc.method_handlers_generic_handler(SERVICE, {"GetStats": handler})
+        self._server.add_generic_rpc_handlers((service,))
 
-    def listen(self, addresses: Iterable[str]) -> None:
-        """Start answering; OSError or RuntimeError when a port is taken."""
-        for address in addresses:
-            self._server.add_insecure_port(f"{address}:{PORT}")
+    def listen(self, hosts: Iterable[str]) -> None:
+        """Start answering; RuntimeError when a port is taken."""
+        for host in hosts:
+            self._server.add_insecure_port(f"{host}:{PORT}")
         self._server.start()
 
     def close(self) -> None:
         """Stop answering."""
         self._server.stop(None).wait()
 
-    def GetStats(self, request: pb.GetStatsRequest, context: grpc.ServicerContext) -> pb.Stats:
-        """What the test says."""
+    def _stats(self, request: pb.GetStatsRequest, context: grpc.ServicerContext) -> pb.Stats:
         return self.answer()
