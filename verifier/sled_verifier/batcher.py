@@ -45,7 +45,8 @@ class Work:
     """What one resident sequence waits for.
 
     `backlog` counts prefix tokens without keys and values; `round_tokens` is draft + 1, or 0 when
-    no round waits. `arrived` and `deadline` are on one clock, in seconds.
+    no round waits. `arrived` and `deadline` are on one clock, in seconds. `weight` is at least 1;
+    whatever theirs, a work precedes all newcomers after half its deadline.
     """
 
     key: int
@@ -53,6 +54,7 @@ class Work:
     round_tokens: int
     arrived: float
     deadline: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,11 @@ class StepPlan:
 
 
 def urgency(work: Work) -> float:
-    """Sort key, smallest first: the deadline, plus the arrival so that no stream of short deadlines
-    starves a long one, plus the size of a backlog.
+    """Sort key, smallest first: the deadline (nearer by the weight), plus the arrival so that no
+    stream of short deadlines starves a long one, plus the size of a backlog.
     """
-    return work.deadline + AGEING * work.arrived + BACKLOG_SECONDS_PER_TOKEN * work.backlog
+    deadline = work.arrived + (work.deadline - work.arrived) / work.weight
+    return deadline + AGEING * work.arrived + BACKLOG_SECONDS_PER_TOKEN * work.backlog
 
 
 def plan_step(works: Sequence[Work], budget: StepBudget, *, decoding: bool) -> StepPlan:

@@ -23,6 +23,7 @@ from sled_protocol.limits import (
 )
 from sled_verifier.limits import Limits
 from sled_verifier.refusal import ConfigError
+from sled_verifier.tenants import Tenant
 
 MAX_CONFIG_BYTES = 1_000_000
 
@@ -129,6 +130,10 @@ class VllmConfig(_Section):
     tensor_parallel_size: int = Field(1, ge=1, le=64)
     kv_cache_gib: int | None = Field(None, ge=1, le=65_536)
     """Memory for keys and values on a processor; on a GPU vLLM takes what `gpu_memory_utilization` leaves."""
+    adapters: dict[str, _Path] = Field(default_factory=dict)
+    """LoRA adapters by name, each a folder; `tenants` says whose sequences use which."""
+    max_adapter_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    """The largest rank among them."""
     arguments: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Further arguments of vLLM's engine, by its own names."""
 
@@ -204,6 +209,23 @@ class AuthConfig(_Section):
     tokens_file: _Path
 
 
+class TenantConfig(_Section):
+    """Devices that share this replica with others, and what they get; the first tenant that has a
+    device counts. Names are proof only with device tokens (`auth`).
+    """
+
+    devices: _Name
+    """Pattern of device ids, with * and ?."""
+    weight: float = Field(1.0, ge=1, le=100, allow_inf_nan=False)
+    """Under load their drafts are ordered as if their deadlines were so many times nearer."""
+    adapter: str = ""
+    """Name of the LoRA adapter that their target has; only for `kind: vllm`."""
+
+    def value(self) -> Tenant:
+        """The same as the service takes it."""
+        return Tenant(self.devices, self.weight, self.adapter)
+
+
 class VerifierConfig(_Section):
     """The whole of `verifier.yaml`; keys are camelCase, unknown keys are refused."""
 
@@ -217,6 +239,7 @@ class VerifierConfig(_Section):
     batching: BatchingConfig = Field(default_factory=lambda: BatchingConfig.model_validate({}))
     tls: TlsConfig | None = None
     auth: AuthConfig | None = None
+    tenants: list[TenantConfig] = Field(default_factory=list)
     insecure: bool = False
     """True accepts plaintext on an address that other machines can reach."""
     drain_seconds: float = Field(20.0, ge=0, le=3600, allow_inf_nan=False)
@@ -227,6 +250,14 @@ class VerifierConfig(_Section):
     def _model_has_a_file(self) -> Self:
         if self.engine.kind is not EngineKind.FAKE and self.model.path is None:
             raise ValueError(f"model.path is missing: the {self.engine.kind} engine needs a file")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_there(self) -> Self:
+        known = self.engine.vllm.adapters if self.engine.vllm else {}
+        for tenant in self.tenants:
+            if tenant.adapter and tenant.adapter not in known:
+                raise ValueError(f"tenants: '{tenant.adapter}' is not among engine.vllm.adapters")
         return self
 
     @model_validator(mode="after")

@@ -18,13 +18,15 @@ TOKEN_ARRAY = "I"
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
     """A sequence to start or resume; ids are inside the vocabulary and the prompt has at least one
-    token.
+    token. `weight` and `adapter` are the tenant's, see `tenants.Tenant`.
     """
 
     device_id: str
     prompt_tokens: array[int]
     committed_tokens: array[int]
     sampling: SamplingParams
+    weight: float = 1.0
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

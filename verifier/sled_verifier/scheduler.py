@@ -211,9 +211,9 @@ class Scheduler:
         backlog = self.residency.backlog(session)
         if waiting is None:
             deadline = session.opened_at + self.limits.default_deadline_seconds
-            return Work(key, backlog, 0, session.opened_at, deadline)
+            return Work(key, backlog, 0, session.opened_at, deadline, session.weight)
         tokens = len(waiting.draft.draft_tokens) + 1
-        return Work(key, backlog, tokens, waiting.arrived, waiting.deadline)
+        return Work(key, backlog, tokens, waiting.arrived, waiting.deadline, session.weight)
 
     def _item(self, share: Share) -> JobItem:
         session = self._sessions[share.key]

@@ -73,6 +73,7 @@ class VerifierServer:
             self.metrics,
             replica=config.replica,
             engine=shape,
+            tenants=tuple(tenant.value() for tenant in config.tenants),
         )
         self.metrics.watch(self.backend.stats, lambda: self.service.devices.connected)
         self._health = health_aio.HealthServicer()

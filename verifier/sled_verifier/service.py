@@ -7,7 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from sled_protocol.limits import MAX_MESSAGE_CHARACTERS
 from sled_protocol.v1 import verifier_pb2 as pb
@@ -18,8 +19,9 @@ from sled_verifier.devices import DeviceRegistry
 from sled_verifier.limits import Limits
 from sled_verifier.metrics import Metrics
 from sled_verifier.refusal import Reason, Refusal
-from sled_verifier.rounds import RoundVerdict
+from sled_verifier.rounds import OpenRequest, RoundVerdict
 from sled_verifier.tally import DraftModelKey, Tally
+from sled_verifier.tenants import Tenant, tenant_of
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +53,14 @@ class Service:
         *,
         replica: str,
         engine: str,
+        tenants: Sequence[Tenant] = (),
     ) -> None:
         self.backend = backend
         self.limits = limits
         self.door = door
         self.metrics = metrics
         self.replica = replica
+        self._tenants = tenants
         self.model = frames.model_message(backend.info, limits, engine)
         self.devices = DeviceRegistry(limits.max_sequences_per_device)
         self.tally = Tally()
@@ -87,6 +91,11 @@ class Service:
         if self.draining is None:
             self.draining = Draining(time.monotonic() + within_seconds, reason)
             self.drain_started.set()
+
+    def of_tenant(self, request: OpenRequest) -> OpenRequest:
+        """The request with what its device's tenant is given."""
+        tenant = tenant_of(request.device_id, self._tenants)
+        return replace(request, weight=tenant.weight, adapter=tenant.adapter)
 
     def check_not_draining(self) -> None:
         """Refuse new work while the replica goes away.

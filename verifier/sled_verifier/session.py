@@ -31,6 +31,7 @@ class Session:
     """
 
     __slots__ = (
+        "adapter",
         "answered",
         "device_id",
         "key",
@@ -41,6 +42,7 @@ class Session:
         "sampling",
         "seen",
         "tokens",
+        "weight",
     )
 
     def __init__(self, key: int, request: OpenRequest, now: float) -> None:
@@ -50,6 +52,8 @@ class Session:
         self.tokens.extend(request.committed_tokens)
         self.prompt_length = len(request.prompt_tokens)
         self.sampling = request.sampling
+        self.weight = request.weight
+        self.adapter = request.adapter
         self.prefix = PrefixHash(self.tokens)
         # Only the repetition penalty looks at it; a set per sequence costs far more than the tokens
         # themselves.

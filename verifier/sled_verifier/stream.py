@@ -105,6 +105,7 @@ class DeviceStream:
                 raise Refusal(Reason.DUPLICATE_SEQUENCE, "this sequence is open; close it first")
             self._service.check_not_draining()
             request = frames.read_open(message, self.device_id, self._service.backend.info)
+            request = self._service.of_tenant(request)
             self._service.devices.take_sequence(self.device_id)
             try:
                 admission = await self._service.backend.open(request)

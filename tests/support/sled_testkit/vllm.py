@@ -54,17 +54,40 @@ config = LlamaConfig(vocab_size=256, hidden_size=128, intermediate_size=256, num
 LlamaForCausalLM(config).to(torch.float32).save_pretrained(sys.argv[1])
 """
 
+_ADAPTER = """
+import json, sys, torch
+from safetensors.torch import save_file
+folder, seed = sys.argv[1], int(sys.argv[2])
+torch.manual_seed(seed)
+sizes = {"self_attn.q_proj": (128, 128), "self_attn.v_proj": (128, 64), "mlp.down_proj": (256, 128)}
+tensors = {}
+for layer in range(2):
+    for module, (fed, given) in sizes.items():
+        name = f"base_model.model.model.layers.{layer}.{module}"
+        tensors[f"{name}.lora_A.weight"] = torch.randn(8, fed) * 0.3
+        tensors[f"{name}.lora_B.weight"] = torch.randn(given, 8) * 0.3
+save_file(tensors, f"{folder}/adapter_model.safetensors")
+with open(f"{folder}/adapter_config.json", "w") as file:
+    json.dump({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "bias": "none",
+        "target_modules": [module.split(".")[1] for module in sizes], "base_model_name_or_path": "random"}, file)
+"""
+
 _PLAIN = """
 import json, os, sys
 os.environ.update(VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1")
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
 request = json.load(sys.stdin)
+adapters = request["adapters"]
+more = {"enable_lora": True, "max_loras": len(set(adapters)), "max_lora_rank": 8} if any(adapters) else {}
 llm = LLM(request["model"], dtype="float32", enforce_eager=True, max_model_len=1024,
-          skip_tokenizer_init=True, generation_config="vllm")
+          skip_tokenizer_init=True, generation_config="vllm", **more)
+numbers = {folder: number for number, folder in enumerate(sorted(set(adapters)), start=1)}
 out = llm.generate([{"prompt_token_ids": p} for p in request["prompts"]], [SamplingParams(
     temperature=0, max_tokens=request["tokens"], ignore_eos=True, detokenize=False,
-    repetition_penalty=penalty) for penalty in request["penalties"]], use_tqdm=False)
+    repetition_penalty=penalty) for penalty in request["penalties"]], use_tqdm=False,
+    lora_request=[LoRARequest(a, numbers[a], a) if a else None for a in adapters])
 sys.stderr.flush()
 print("RESULT" + json.dumps([list(o.outputs[0].token_ids) for o in out]), flush=True)
 os._exit(0)
@@ -89,18 +112,29 @@ def random_model(folder: Path) -> tuple[Path, Path]:
     return folder, vocabulary
 
 
+def random_adapter(folder: Path, seed: int) -> Path:
+    """A LoRA adapter of rank 8 with random weights for `random_model`."""
+    folder.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", _ADAPTER, str(folder), str(seed)], check=True, timeout=300
+    )
+    return folder
+
+
 def plain_greedy(
     model: Path,
     prompts: Sequence[Sequence[int]],
     tokens: int,
     penalties: Sequence[float] | None = None,
+    adapters: Sequence[Path | None] | None = None,
 ) -> list[list[int]]:
     """What vLLM itself writes, without any of our code in its process. `penalties` are each
-    prompt's repetition penalty (default none).
+    prompt's repetition penalty, `adapters` its LoRA adapter (default none).
     """
     request: dict[str, Any] = {"model": str(model), "tokens": tokens}
     request["prompts"] = [list(prompt) for prompt in prompts]
     request["penalties"] = list(penalties or [1.0] * len(prompts))
+    request["adapters"] = [str(folder or "") for folder in adapters or [None] * len(prompts)]
     ran = subprocess.run(
         [sys.executable, "-c", _PLAIN],
         input=json.dumps(request),
@@ -184,11 +218,13 @@ class Lab:
 
 
 def open_request(
-    prompt: Sequence[int], committed: Sequence[int] = (), sampling: SamplingParams = GREEDY
+    prompt: Sequence[int],
+    committed: Sequence[int] = (),
+    sampling: SamplingParams = GREEDY,
+    adapter: str = "",
 ) -> OpenRequest:
-    return OpenRequest(
-        "device", array(TOKEN_ARRAY, prompt), array(TOKEN_ARRAY, committed), sampling
-    )
+    tokens, output = array(TOKEN_ARRAY, prompt), array(TOKEN_ARRAY, committed)
+    return OpenRequest("device", tokens, output, sampling, adapter=adapter)
 
 
 def draft_request(
@@ -232,12 +268,13 @@ class TextDevice:
     draft_tokens: int = 4
     seed: int = 0
     sampling: SamplingParams = GREEDY
+    adapter: str = ""
     key: int = 0
     rounds: int = 0
     output: list[int] = field(default_factory=list)
 
     async def open(self) -> None:
-        request = open_request(self.prompt, self.output, self.sampling)
+        request = open_request(self.prompt, self.output, self.sampling, self.adapter)
         self.key = (await self.backend.open(request)).key
 
     def draft(self) -> list[int]:

@@ -97,6 +97,8 @@ def vllm_settings(config: VerifierConfig) -> VllmSettings:
         kv_cache_gib=own.kv_cache_gib,
         quantization=own.quantization,
         tensor_parallel_size=own.tensor_parallel_size,
+        adapters=own.adapters,
+        max_adapter_rank=own.max_adapter_rank,
         engine_arguments=own.arguments,
     )
 

@@ -15,12 +15,12 @@ from types import TracebackType
 from sled_verifier.backend import BackendStats, Capacity
 from sled_verifier.batched import RETRY_SECONDS, SWEEP_SECONDS, StepObserver
 from sled_verifier.engine.base import EngineError, EngineInfo
-from sled_verifier.hint import DraftHint
 from sled_verifier.job import Job, JobItem, JobResult
 from sled_verifier.limits import Limits
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.scheduler import Outcome
+from sled_verifier.vllm.load_policy import LoadPolicy
 from sled_verifier.vllm.roster import Roster
 from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport
 from sled_verifier.window import Window
@@ -47,6 +47,7 @@ class VllmBackend:
         thread: ThreadPoolExecutor,
         limits: Limits,
         *,
+        policy: LoadPolicy | None = None,
         observer: StepObserver | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
@@ -60,13 +61,12 @@ class VllmBackend:
         """
         self._runtime = runtime
         self._thread = thread
-        self._roster = Roster(runtime.info, limits)
+        self._roster = Roster(runtime.info, limits, policy)
         self._clock = clock or asyncio.get_running_loop().time
         self._waiters: dict[int, asyncio.Future[RoundVerdict]] = {}
         self._wake = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
         self._loop_task: asyncio.Task[None] | None = None
-        self._hint = DraftHint(limits.max_draft_tokens)
         self._queue_window = Window()
         self._step_window = Window()
         self._next_sweep = 0.0
@@ -217,8 +217,9 @@ class VllmBackend:
         self._refuse_all(Refusal(Reason.INTERNAL, "the replica failed; go to another one"))
 
     async def _step(self) -> None:
-        self._wake.clear()
         loop = asyncio.get_running_loop()
+        await self._gather()
+        self._wake.clear()
         now = self._clock()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
@@ -236,11 +237,26 @@ class VllmBackend:
             self._reply(outcome)
         self._arm_expiry()
 
+    async def _gather(self) -> None:
+        """Let drafts that are about to arrive join the next step."""
+        # What has arrived already shall be heard first.
+        await asyncio.sleep(0)
+        hold = self._roster.hold(self._clock())
+        while hold is not None and self._roster.waiting < hold.rounds:
+            left = hold.until - self._clock()
+            if left <= 0:
+                return
+            self._wake.clear()
+            await self._sleep(left)
+
     async def _idle(self) -> None:
-        timeout = RETRY_SECONDS if self._roster.waits_for_seat else SWEEP_SECONDS
+        await self._sleep(RETRY_SECONDS if self._roster.waits_for_seat else SWEEP_SECONDS)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until something wakes the loop, but no longer."""
         # Not wait_for: in Python 3.11 that swallows a cancellation which comes together with a wake.
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -255,8 +271,6 @@ class VllmBackend:
         self._step_window.add(report.seconds, now)
         self._prefill_tokens += tokens - sum(judged)
         self._cached_tokens += report.cached_tokens
-        self._hint.observe(tokens, len(judged), report.seconds, now)
-        self._roster.hint_tokens = self._hint.draft_tokens
         if self.observer is not None:
             items = tuple(JobItem(key, 0, 0, (0,) * count, None) for key, count in report.ran)
             self.observer.step_done(Job((), items), JobResult((), report.seconds))
@@ -265,7 +279,6 @@ class VllmBackend:
         result = outcome.result
         if isinstance(result, RoundVerdict):
             self._queue_window.add(result.queue_seconds, self._clock())
-            self._hint.judged(result.accepted, result.verified)
             if self.observer is not None:
                 self.observer.round_answered(result)
         waiter = self._waiters.pop(outcome.key, None)

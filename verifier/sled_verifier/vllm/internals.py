@@ -239,7 +239,9 @@ def adapter_arguments(settings: VllmSettings) -> dict[str, Any]:
         return {}
     return {
         "enable_lora": True,
-        "max_loras": len(settings.adapters),
+        # One more than there are: on a processor vLLM 0.32 gives tokens without an adapter what lies
+        # in the last place, which must stay empty.
+        "max_loras": len(settings.adapters) + 1,
         "max_lora_rank": settings.max_adapter_rank,
     }
 

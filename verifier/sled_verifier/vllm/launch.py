@@ -4,6 +4,7 @@ that imports `internals`.
 
 from __future__ import annotations
 
+import logging
 import os
 
 from sled_verifier.engine.base import EngineError
@@ -19,7 +20,8 @@ REQUIRED_ENVIRONMENT = {
     "VLLM_USE_V2_MODEL_RUNNER": "0",
 }
 DEFAULT_ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    # Its warnings go to our log, not to standard output.
+    "VLLM_CONFIGURE_LOGGING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
@@ -41,6 +43,7 @@ def load_runtime(settings: VllmSettings) -> DraftingRuntime:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cpu_list(settings.threads))
     if settings.kv_cache_gib is not None:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
+    logging.getLogger("vllm").setLevel(logging.WARNING)
     try:
         from sled_verifier.vllm.internals import VllmRuntime
     except ImportError as error:

@@ -9,9 +9,6 @@ report everything but `order` may be called.
 
 from __future__ import annotations
 
-from array import array
-from dataclasses import dataclass, field
-
 from sled_speculation.acceptance import Judgement
 from sled_verifier.admission import check_draft, check_open
 from sled_verifier.batcher import Work, urgency
@@ -19,41 +16,27 @@ from sled_verifier.engine.base import EngineInfo
 from sled_verifier.limits import Limits
 from sled_verifier.queue import Round, RoundQueue
 from sled_verifier.refusal import Reason, Refusal
-from sled_verifier.rounds import TOKEN_ARRAY, Admission, DraftRequest, Load, OpenRequest
+from sled_verifier.rounds import Admission, DraftRequest, Load, OpenRequest
 from sled_verifier.rounds import RoundVerdict as Verdict
 from sled_verifier.scheduler import DECODING_SECONDS, Outcome
 from sled_verifier.session import Session
 from sled_verifier.vllm.foretold import settle
+from sled_verifier.vllm.gathering import Hold, hold_for
+from sled_verifier.vllm.load_policy import HintPolicy, LoadPolicy, StepShape
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
 from sled_verifier.vllm.seats import Seats
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """A session and what the target has chosen beyond it.
-
-    `wanted`: its prompt is to be computed though no draft has come yet.
-    """
-
-    session: Session
-    foretold: list[int] = field(default_factory=list)
-    wanted: bool = True
-
-    @property
-    def prefix(self) -> array[int]:
-        return array(TOKEN_ARRAY, [*self.session.tokens, *self.foretold])
+from sled_verifier.vllm.sequence import Sequence
 
 
 class Roster:
     """Sequences, waiting rounds and seats of one runtime."""
 
-    def __init__(self, info: EngineInfo, limits: Limits) -> None:
+    def __init__(self, info: EngineInfo, limits: Limits, policy: LoadPolicy | None = None) -> None:
         self.info = info
         self.limits = limits
-        self.hint_tokens = limits.max_draft_tokens
-        """Draft length that verdicts recommend; the owner of the roster updates it."""
+        self.policy = policy or HintPolicy(limits.max_draft_tokens)
         self.seats = Seats(info.slots)
-        self._sequences: dict[int, _Sequence] = {}
+        self._sequences: dict[int, Sequence] = {}
         self._queue = RoundQueue(limits.max_queue)
         self._running: dict[int, Round] = {}
         self._leaving: list[int] = []
@@ -61,6 +44,7 @@ class Roster:
         self._last_round_at = float("-inf")
         self._step_tokens = 0
         self._short_of_memory = False
+        self._step_seconds = 0.0
 
     # ---- what devices ask for
 
@@ -79,7 +63,8 @@ class Roster:
         check_open(request, self.info, self.limits, len(self._sequences))
         session = Session(self._next_key, request, now)
         self._next_key += 1
-        self._sequences[session.key] = _Sequence(session)
+        self._sequences[session.key] = Sequence(session)
+        self.policy.opened(session.key, request)
         return Admission(session.key, 0)
 
     def submit(self, key: int, draft: DraftRequest, now: float) -> Outcome | Verdict | None:
@@ -104,6 +89,7 @@ class Roster:
         seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
         waiting = Round(key, draft, now, now + seconds, draft.deadline_seconds is None)
         sequence.session.last_used = now
+        sequence.heard(now)
         known = self._answer_foretold(sequence, waiting, now)
         if known is not None:
             return known
@@ -122,11 +108,29 @@ class Roster:
         """End a sequence and free everything it holds; unknown keys are ignored."""
         if self._sequences.pop(key, None) is None:
             return
+        self.policy.closed(key)
         self._queue.take(key)
         if self.seats.leave(key):
             self._leaving.append(key)
 
     # ---- one step
+
+    def hold(self, now: float) -> Hold | None:
+        """Whether to start the next step later, see `gathering`."""
+        if not self._queue:
+            return None
+        due = (
+            sequence.due_at(now)
+            for key, sequence in self._sequences.items()
+            if self.seats.ready(key)
+        )
+        waiting = len(self._queue)
+        return hold_for(waiting, (at for at in due if at is not None), self._step_seconds, now)
+
+    @property
+    def waiting(self) -> int:
+        """Rounds that wait for a step."""
+        return len(self._queue)
 
     def order(self, now: float) -> StepOrder | None:
         """The next step, or None when there is nothing to run. It must be run and its report applied
@@ -137,7 +141,7 @@ class Roster:
             self._short_of_memory = False
             self._leave(self.seats.relieve())
         starts = self._seat_waiting(now)
-        trials = tuple(self._trial(w) for w in self._by_urgency() if self.seats.ready(w.key))
+        trials = self._trials(now)
         stops, self._leaving = tuple(self._leaving), []
         if not stops and not starts and not trials and not self.seats.computing:
             return None
@@ -147,6 +151,7 @@ class Roster:
     def apply(self, order: StepOrder, report: StepReport, now: float) -> list[Outcome]:
         """Take over what a step did: commit outputs, keep what was foretold, let the rest wait."""
         self._step_tokens = sum(tokens for _, tokens in report.ran)
+        self._observe(order, report, now)
         self._short_of_memory = report.short_of_memory
         outcomes = [self._refuse(key, why) for key, why in report.refused]
         for output in report.outputs:
@@ -231,17 +236,51 @@ class Roster:
         sequence.wanted = False
         self.seats.take(key, now)
         self.seats.mark(key, busy=key in self._queue, now=now)
-        return Start(key, sequence.prefix, sequence.session.sampling)
+        session = sequence.session
+        return Start(key, sequence.prefix, session.sampling, session.adapter)
 
     def _by_urgency(self) -> list[Round]:
-        return sorted(self._queue, key=lambda w: urgency(Work(w.key, 0, 1, w.arrived, w.deadline)))
+        return sorted(self._queue, key=self._urgency)
 
-    def _trial(self, waiting: Round) -> Trial:
+    def _urgency(self, waiting: Round) -> float:
+        weight = self._sequences[waiting.key].session.weight
+        return urgency(Work(waiting.key, 0, 1, waiting.arrived, waiting.deadline, weight))
+
+    def _trials(self, now: float) -> tuple[Trial, ...]:
+        due = [waiting for waiting in self._by_urgency() if self.seats.ready(waiting.key)]
+        if not due:
+            return ()
+        chunk = self.limits.prefill_chunk_tokens if self.seats.computing else 0
+        step_tokens = min(self.limits.step_tokens, self.info.max_step_tokens)
+        reserve = min(chunk, step_tokens // 4)
+        verified = self.policy.choose(
+            [self._sequences[waiting.key].candidate(waiting) for waiting in due],
+            prefill_tokens=chunk,
+            max_draft_tokens=max(0, step_tokens - reserve - len(due)),
+            now=now,
+        )
+        return tuple(self._trial(*pair) for pair in zip(due, verified, strict=True))
+
+    def _trial(self, waiting: Round, verified: int) -> Trial:
         self._queue.take(waiting.key)
         self._running[waiting.key] = waiting
         known = len(self._sequences[waiting.key].foretold)
         draft = waiting.draft
-        return Trial(waiting.key, draft.draft_tokens[known:], draft.distributions[known:])
+        part = slice(known, max(known, verified))
+        return Trial(waiting.key, draft.draft_tokens[part], draft.distributions[part])
+
+    def _observe(self, order: StepOrder, report: StepReport, now: float) -> None:
+        if not report.ran:
+            return
+        if order.trials:
+            self._step_seconds += 0.2 * (report.seconds - self._step_seconds)
+        context = sum(
+            self._sequences[key].session.cacheable_length
+            for key, _ in report.ran
+            if key in self._sequences
+        )
+        shape = StepShape(self._step_tokens, len(report.ran), context)
+        self.policy.stepped(shape, len(order.trials), report.seconds, now)
 
     def _leave(self, key: int | None) -> None:
         if key is not None:
@@ -278,7 +317,7 @@ class Roster:
         return self._answer(sequence, running, judgement, verified, report.seconds, now)
 
     def _answer_foretold(
-        self, sequence: _Sequence, waiting: Round, now: float, seconds: float = 0.0
+        self, sequence: Sequence, waiting: Round, now: float, seconds: float = 0.0
     ) -> Outcome | None:
         draft_tokens = waiting.draft.draft_tokens
         settled = settle(draft_tokens, sequence.foretold)
@@ -289,7 +328,7 @@ class Roster:
 
     def _answer(
         self,
-        sequence: _Sequence,
+        sequence: Sequence,
         waiting: Round,
         judgement: Judgement,
         verified: int,
@@ -304,10 +343,12 @@ class Roster:
             bonus=judgement.bonus,
             queue_seconds=max(0.0, now - seconds - waiting.arrived),
             compute_seconds=seconds,
-            max_draft_tokens_hint=self.hint_tokens,
+            max_draft_tokens_hint=self.policy.hint(waiting.key),
             load=self.load,
         )
+        self.policy.judged(waiting.key, waiting.draft, verdict)
         sequence.session.commit(waiting.draft, verdict, now)
+        sequence.answered_at = now
         self._last_round_at = now
         self.seats.mark(waiting.key, busy=False, now=now)
         return Outcome(waiting.key, waiting.draft, verdict)
