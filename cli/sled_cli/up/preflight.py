@@ -1,6 +1,6 @@
 """Asks verifier and device whether they would take what the plan gives them, before anything runs.
 
-The resources allow more than one process takes: a cluster may run another engine. Starts nothing.
+A resource that is valid on a cluster may still be none that the processes of this version take. Starts nothing.
 """
 
 from __future__ import annotations

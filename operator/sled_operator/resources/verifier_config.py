@@ -35,6 +35,8 @@ def verifier_settings(
     threads = spec.engine.threads or cpu_threads(spec.resources)
     if threads:
         engine["threads"] = threads
+    if spec.engine.kind == "VLLM" and spec.gpu.count > 1:
+        engine["vllm"] = {"tensorParallelSize": spec.gpu.count}
     if spec.engine.kind == "Torch" and spec.gpu.count:
         engine["torch"] = {"device": "cuda"}
     if spec.engine.url is not None:

@@ -105,15 +105,20 @@ class Batching(Spec):
             "prefillChunkTokens must not exceed stepTokens",
             lambda self: self.prefill_chunk_tokens <= self.step_tokens,
         ),
+        Rule(
+            "self.stepTokens >= 2 * (self.maxDraftTokens + 1)",
+            "stepTokens must be at least 2 * (maxDraftTokens + 1)",
+            lambda self: self.step_tokens >= 2 * (self.max_draft_tokens + 1),
+        ),
     )
 
     step_tokens: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Most tokens of one step, over all sequences."""
     prefill_chunk_tokens: Annotated[int, Field(ge=1, le=65_536)] = 48
     """Most prompt tokens of one sequence in one step."""
-    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    max_queue: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Drafts that may wait; more are refused."""
-    max_sequences_per_device: Annotated[int, Field(ge=1, le=65_536)] = 4
+    max_sequences_per_device: Annotated[int, Field(ge=1, le=256)] = 4
     """Open sequences of one device."""
     max_sequences: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Open sequences of one replica, evicted ones included."""
@@ -121,7 +126,7 @@ class Batching(Spec):
     """Longest draft that is taken."""
     idle_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
     """A sequence idle for this long is evicted to soft state."""
-    default_deadline_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 10_000
+    default_deadline_ms: Annotated[int, Field(ge=1, le=120_000)] = 10_000
     """How long a draft may wait when the device names no deadline."""
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,5 +264,10 @@ def test_a_verifiers_configuration_has_what_the_document_says() -> None:
 def test_what_a_process_would_refuse_is_known_before_anything_runs() -> None:
     llama = {"engine": {"kind": "LlamaCpp"}, "model": {"name": "m", "source": "catalog://m"}}
     check_configs(plan(server(**llama), drafter(drafts=[{"name": "m", "source": "catalog://m"}])))
+    planned = plan(server())
+    (verifier,) = planned.verifiers
+    batching = verifier.spec.batching.model_copy(update={"max_queue": 65_537})
+    spec = verifier.spec.model_copy(update={"batching": batching})
+    beyond = replace(planned, verifiers=[replace(verifier, spec=spec)])
     with pytest.raises(BadInput, match=r"verifier s-0: batching\.maxQueue: .*65536"):
-        check_configs(plan(server(batching={"maxQueue": 65_537})))
+        check_configs(beyond)

@@ -24,6 +24,11 @@ from sled_operator.revision import Endpoint, Snapshot
 from sled_operator.spec import EdgeDrafter, SLEDServer
 from sled_verifier.__main__ import main as verifier_main
 
+VLLM: dict[str, Any] = {
+    "engine": {"kind": "VLLM", "slots": 64},
+    "model": {"name": "m", "source": "hf://org/repo@abc", "vocabulary": "hf://o/r/v.gguf@abc"},
+}
+
 
 @pytest.mark.parametrize(
     "spec",
@@ -31,6 +36,18 @@ from sled_verifier.__main__ import main as verifier_main
         {},
         {"engine": {"kind": "Fake"}, "model": {"name": "toy"}},
         {"tls": {"mode": "Disabled"}, "auth": {"mode": "None"}, "drainSeconds": 0},
+        VLLM | {"gpu": {"count": 1}},
+        {
+            "batching": {
+                "stepTokens": 65_536,
+                "prefillChunkTokens": 65_536,
+                "maxQueue": 65_536,
+                "maxSequencesPerDevice": 256,
+                "defaultDeadlineMs": 120_000,
+                "idleSeconds": 86_400,
+            }
+        },
+        VLLM | {"gpu": {"count": 4}},
         {"resources": {"limits": {"cpu": 4}}, "batching": {"maxDraftTokens": 4}},
     ],
 )
@@ -38,9 +55,14 @@ def test_the_verifier_reads_its_configuration(
     server: Callable[..., SLEDServer], spec: dict[str, Any]
 ) -> None:
     resource = server(**spec)
-    settings = verifier_settings(resource, "/models/a.gguf" if resource.spec.model.source else None)
+    model = resource.spec.model
+    paths = ("/models/a" if model.source else None, "/models/v" if model.vocabulary else None)
+    settings = verifier_settings(resource, *paths)
     config = sled_verifier.config.parse_config(yaml.safe_dump(settings))
     assert config.batching.max_draft_tokens == resource.spec.batching.max_draft_tokens
+    assert config.model.vocabulary == (Path("/models/v") if model.vocabulary else None)
+    if config.engine.vllm is not None:
+        assert config.engine.vllm.tensor_parallel_size == resource.spec.gpu.count
     assert config.drain_seconds == resource.spec.drain_seconds
 
 
