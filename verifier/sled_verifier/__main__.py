@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sled_protocol.limits import MAX_NAME_BYTES
-from sled_verifier.config import VerifierConfig, load_config
+from sled_verifier.config import EngineKind, VerifierConfig, load_config
 from sled_verifier.engine.factory import load_target
 from sled_verifier.logs import configure_logging
 from sled_verifier.refusal import ConfigError
 from sled_verifier.server import VerifierServer
+from sled_verifier.vllm.preload import restart_for_vllm
 
 _log = logging.getLogger("sled_verifier")
 
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             print(f"{options.config}: usable")
             return 0
+        if arguments is None and config.engine.kind is EngineKind.VLLM:
+            restart_for_vllm(sys.argv[1:], config.engine.threads)
         configure_logging(config.log_level)
         return asyncio.run(_serve(config))
     except ConfigError as error:

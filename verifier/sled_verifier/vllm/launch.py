@@ -11,7 +11,7 @@ from sled_verifier.engine.base import EngineError
 from sled_verifier.engine.gguf_vocabulary import read_vocabulary
 from sled_verifier.vllm.runtime import DraftingRuntime
 from sled_verifier.vllm.settings import VllmSettings
-from sled_verifier.vllm.versions import check_version, installed_version
+from sled_verifier.vllm.versions import check_version, installed_version, is_processor_build
 
 REQUIRED_ENVIRONMENT = {
     # The scheduler must be in this process, where drafts arrive.
@@ -39,8 +39,9 @@ def load_runtime(settings: VllmSettings) -> DraftingRuntime:
     os.environ.update(REQUIRED_ENVIRONMENT)
     for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if settings.threads is not None:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cpu_list(settings.threads))
+    if settings.threads is not None and is_processor_build():
+        each = max(1, settings.threads // settings.tensor_parallel_size)
+        os.environ.setdefault("OMP_NUM_THREADS", str(each))
     if settings.kv_cache_gib is not None:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
     logging.getLogger("vllm").setLevel(logging.WARNING)
@@ -49,10 +50,3 @@ def load_runtime(settings: VllmSettings) -> DraftingRuntime:
     except ImportError as error:
         raise EngineError(f"vLLM is installed but cannot be imported: {error}") from error
     return VllmRuntime(settings, vocabulary)
-
-
-def cpu_list(threads: int) -> str:
-    """The first `threads` CPUs that this process may use, as vLLM wants them named: left to itself
-    it skips the second thread of each core.
-    """
-    return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:threads])

