@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
@@ -24,14 +24,43 @@ EXIT_SECONDS = 5.0
 PLURALS = {"sledservers": SERVER, "edgedrafters": DRAFTER}
 
 
-def registry(look: Callable[[WorkKey], None]) -> kopf.OperatorRegistry:
-    """Handlers that call `look` with the key of whatever changed."""
+class Wishes:
+    """Tells what a user changed from what only a status says, which is nearly always our own."""
+
+    def __init__(self) -> None:
+        self._seen: dict[WorkKey, tuple[object, ...]] = {}
+
+    def changed(self, what: str | None, key: WorkKey, meta: Mapping[str, Any]) -> bool:
+        """Take in an event of a watch: its type (None while listing), whose it is, and the object's
+        metadata.
+        """
+        asked = tuple(meta.get(each) for each in _ASKED)
+        known = self._seen.get(key)
+        if what == "DELETED":
+            self._seen.pop(key, None)
+            return True
+        self._seen[key] = asked
+        return known != asked
+
+
+_ASKED = ("uid", "generation", "deletionTimestamp", "labels", "annotations")
+
+
+def registry(
+    look: Callable[[WorkKey], None], look_soon: Callable[[WorkKey], None]
+) -> kopf.OperatorRegistry:
+    """Handlers that call `look` with the key of what a user changed, `look_soon` where only the
+    status did, which is nearly always our own writing.
+    """
     handlers = kopf.OperatorRegistry()
+    wishes = Wishes()
     kopf.on.login(registry=handlers, errors=kopf.ErrorsMode.TEMPORARY)(kopf.login_via_async_client)
     for plural, kind in PLURALS.items():
 
-        def changed(name: str, namespace: str | None, kind: str = kind, **_: Any) -> None:
-            look((kind, namespace or "default", name))
+        def changed(body: kopf.Body, event: kopf.RawEvent, kind: str = kind, **_: Any) -> None:
+            meta = body["metadata"]
+            key = (kind, meta.get("namespace") or "default", meta["name"])
+            (look if wishes.changed(event["type"], key, meta) else look_soon)(key)
 
         kopf.on.event(GROUP, VERSION, plural, registry=handlers, id=f"{plural}-changed")(changed)
     return handlers
@@ -54,8 +83,10 @@ class WatchEnded(Exception):
     """kopf stopped watching without being asked to."""
 
 
-async def watch(look: Callable[[WorkKey], None], settings: Settings) -> None:
-    """Watch both kinds until cancelled; `look` is called on the calling loop.
+async def watch(
+    look: Callable[[WorkKey], None], look_soon: Callable[[WorkKey], None], settings: Settings
+) -> None:
+    """Watch both kinds until cancelled; `look` and `look_soon` are called on the calling loop.
 
     Raises:
         WatchEnded: kopf gave up.
@@ -63,13 +94,16 @@ async def watch(look: Callable[[WorkKey], None], settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
-    def pass_on(key: WorkKey) -> None:
-        loop.call_soon_threadsafe(look, key)
+    def here(call: Callable[[WorkKey], None]) -> Callable[[WorkKey], None]:
+        def pass_on(key: WorkKey) -> None:
+            loop.call_soon_threadsafe(call, key)
+
+        return pass_on
 
     def run() -> None:
         asyncio.run(
             kopf.operator(
-                registry=registry(pass_on),
+                registry=registry(here(look), here(look_soon)),
                 settings=kopf_settings(settings),
                 clusterwide=not settings.watch_namespace,
                 namespaces=[settings.watch_namespace] if settings.watch_namespace else [],

@@ -43,7 +43,9 @@ class Operator:
     def __post_init__(self) -> None:
         settings = self.settings
         self.queue = WorkQueue(self.look, self.metrics)
-        self.world = World(self.cluster, settings.watch_namespace, self.queue.add)
+        self.world = World(
+            self.cluster, settings.watch_namespace, self.queue.add, self.queue.add_soon
+        )
         context = Context(self.cluster, self.world, settings)
         self.servers = ServerReconciler(
             context,
@@ -127,7 +129,9 @@ async def lead(operator: Operator, lease: Lease, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(lease.hold(), name="lease")
             tasks.create_task(_end(stop), name="stop")
-            watching = handlers.watch(operator.queue.add, operator.settings)
+            watching = handlers.watch(
+                operator.queue.add, operator.queue.add_soon, operator.settings
+            )
             tasks.create_task(watching, name="kopf")
             await operator.run(tasks)
     finally:

@@ -16,6 +16,8 @@ K = TypeVar("K")
 MAX_BACKOFF_SECONDS = 60.0
 GATHER_SECONDS = 0.1
 """Pause before a key that changed during a look is looked at again: changes come in bursts."""
+SOON_SECONDS = 1.0
+"""Pause before a look that nobody waits for, so that a burst of changes costs one."""
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +57,10 @@ class WorkQueue(Generic[K]):
         elif key not in self._waiting:
             self._waiting.add(key)
             self._ready.put_nowait(key)
+
+    def add_soon(self, key: K) -> None:
+        """Look at `key` within `SOON_SECONDS`, however often it is asked for until then."""
+        self.add_after(key, SOON_SECONDS)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Look at `key` in that time, or sooner if something else asks; the sooner timer wins."""

@@ -13,6 +13,7 @@ from sled_operator.autoscaler.sample import Stats
 from sled_operator.cluster import kinds
 from sled_operator.cluster.base import Object, Reader, Resource
 from sled_operator.informer import Informer, Key
+from sled_operator.members import Members
 from sled_operator.names import (
     AHEAD_PREFIX,
     MANAGED_SELECTOR,
@@ -37,13 +38,25 @@ class Telemetry:
 
 
 class World:
-    """All that is known, and who must look again when it changes."""
+    """All that is known, and who must look again when it changes.
 
-    def __init__(self, reader: Reader, namespace: str, look: Callable[[WorkKey], None]) -> None:
+    `look` is called for what a device or a user waits for, `look_soon` for what comes in bursts: a
+    drafter's pods and objects, which change by thousands during a rollout.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        namespace: str,
+        look: Callable[[WorkKey], None],
+        look_soon: Callable[[WorkKey], None],
+    ) -> None:
         self.servers: dict[Key, SLEDServer] = {}
         self.drafters: dict[Key, EdgeDrafter] = {}
         self.telemetry: dict[Key, Telemetry] = {}
         self._look = look
+        self._look_soon = look_soon
+        self._members: dict[Key, Members] = {}
         self._by_owner: dict[str, set[tuple[str, Key]]] = {}
         self._pods_of: dict[WorkKey, dict[Key, PodView]] = {}
         self.nodes: Informer[NodeView] = Informer(reader, kinds.NODE, node_view, self._node_changed)
@@ -87,6 +100,9 @@ class World:
                 self._look_at_drafters_of(key)
         else:
             self.drafters[key] = parsed
+            members = self._members.get(key)
+            if members is None or members.selector != parsed.spec.node_selector:
+                self._members[key] = Members.of(parsed, self.nodes.items())
 
     def forget(self, kind: str, key: Key) -> None:
         """Drop a resource that is gone or invalid."""
@@ -96,6 +112,7 @@ class World:
                 self._look_at_drafters_of(key)
         else:
             self.drafters.pop(key, None)
+            self._members.pop(key, None)
 
     def owned_by(self, uid: str) -> list[Object]:
         """Objects whose owner has that uid."""
@@ -105,6 +122,11 @@ class World:
     def pods_of(self, kind: str, key: Key) -> Iterable[PodView]:
         """Pods of one resource."""
         return self._pods_of.get((kind, *key), {}).values()
+
+    def nodes_of(self, drafter: Key) -> Iterable[NodeView]:
+        """Nodes that an EdgeDrafter selects, or that carry a label of its."""
+        members = self._members.get(drafter)
+        return members.nodes.values() if members else ()
 
     def stale_labels(self) -> set[str]:
         """Node labels of ours whose EdgeDrafter is not known."""
@@ -144,7 +166,7 @@ class World:
                     (entries.add if present else entries.discard)((resource.kind, key))
                     if not entries:
                         del self._by_owner[owner["uid"]]
-                    self._look((owner["kind"], key[0], owner["name"]))
+                    self._look_at_owner((owner["kind"], key[0], owner["name"]))
 
         return Informer(
             reader,
@@ -168,16 +190,12 @@ class World:
                 entries.pop(key, None)
             if not entries:
                 self._pods_of.pop(work, None)
-            self._look(work)
+            self._look_at_owner(work)
 
-    def _node_changed(self, key: Key, old: NodeView | None, new: NodeView | None) -> None:
-        for name, drafter in self.drafters.items():
-            label = node_label(*name)
-            wanted = drafter.spec.node_selector.items()
-            for node in (old, new):
-                if node is None:
-                    continue
-                selected = all(node.labels.get(k) == value for k, value in wanted)
-                if selected or label in node.labels:
-                    self._look((DRAFTER, *name))
-                    break
+    def _look_at_owner(self, key: WorkKey) -> None:
+        (self._look_soon if key[0] == DRAFTER else self._look)(key)
+
+    def _node_changed(self, key: Key, _: NodeView | None, new: NodeView | None) -> None:
+        for name, members in self._members.items():
+            if members.take(key, new):
+                self._look((DRAFTER, *name))

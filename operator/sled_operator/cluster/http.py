@@ -8,11 +8,11 @@ helper are left out: decoding 5,000 nodes into classes takes seconds and tens of
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
+import orjson
 from kubernetes_asyncio import client, config
 
 from sled_operator.cluster.base import Change, ClusterError, Expired, Object, Page, Resource
@@ -159,7 +159,7 @@ class HttpCluster:
             response = await self._send(method, path, query, body, content_type, timeout)
             try:
                 await _raise(response)
-                return dict(json.loads(await response.read()))
+                return dict(orjson.loads(await response.read()))
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 raise ClusterError(0, f"the answer broke: {error}") from error
             finally:
@@ -195,7 +195,7 @@ class HttpCluster:
 
 
 def _change(line: bytes) -> Change:
-    event = json.loads(line)
+    event = orjson.loads(line)
     if event["type"] == "ERROR":
         status = event["object"]
         code = int(status.get("code", 0))
@@ -208,7 +208,7 @@ async def _raise(response: aiohttp.ClientResponse) -> None:
         return
     text = (await response.read()).decode(errors="replace")
     try:
-        message = str(json.loads(text).get("message", text))
+        message = str(orjson.loads(text).get("message", text))
     except ValueError:
         message = text
     raise (Expired if response.status == 410 else ClusterError)(response.status, message[:2000])

@@ -104,9 +104,7 @@ class DrafterReconciler:
         )
         if before.stable not in snapshots:
             before = rollout.first(target.name)
-        nodes = drafter_plan.fleet(
-            drafter, (node for _, node in world.nodes.items()), world.pods_of(DRAFTER, key)
-        )
+        nodes = drafter_plan.fleet(drafter, world.nodes_of(key), world.pods_of(DRAFTER, key))
         placement = self._place(key, drafter, target, snapshots, nodes, before)
         placement = ahead.hold_back(nodes, placement, snapshots)
         first = {*nodes.ahead.values(), *placement.ahead.values()}

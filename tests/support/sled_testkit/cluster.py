@@ -100,12 +100,18 @@ class Cluster:
 class ControlPlane(Cluster):
     """A control plane of our own, as a context manager."""
 
-    def __init__(self, progress: cluster_tools.Progress = cluster_tools.silent) -> None:
+    def __init__(
+        self,
+        progress: cluster_tools.Progress = cluster_tools.silent,
+        *,
+        requests_per_second: int = 400,
+    ) -> None:
         reap_abandoned()
         folder = new_folder()
         super().__init__(folder / "admin.kubeconfig", folder)
         self._progress = progress
-        self._layout = Layout.create(folder, *_free_ports(3))
+        etcd, peer, api = _free_ports(3)
+        self._layout = Layout.create(folder, etcd, peer, api, requests_per_second)
         self.server = self._layout.server
         self.audit = AuditLog(self._layout.audit_log)
         self._etcd = self._child("etcd", self._layout.etcd())
@@ -169,6 +175,11 @@ class ControlPlane(Cluster):
         """Raise ProcessFailed when a part of the control plane has ended by itself."""
         for child in (self._etcd, self._apiserver, *self._workloads):
             child.check()
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Processor time of each of its programs so far."""
+        children = (self._etcd, self._apiserver, *self._workloads)
+        return {child.name: child.cpu_seconds() for child in children}
 
     def create_nodes(self, nodes: Iterable[Object]) -> None:
         """Register fake nodes (see `cluster_nodes`)."""

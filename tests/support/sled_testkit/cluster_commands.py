@@ -41,9 +41,15 @@ class Layout:
     authority: Path
     serving: KeyPair
     signing: KeyPair
+    requests_per_second: int
+    """What the controller-manager and the scheduler may each ask of the API server; 0 leaves them
+    at Kubernetes' own defaults (20 and 50).
+    """
 
     @classmethod
-    def create(cls, folder: Path, etcd_port: int, peer_port: int, api_port: int) -> Layout:
+    def create(
+        cls, folder: Path, etcd_port: int, peer_port: int, api_port: int, requests_per_second: int
+    ) -> Layout:
         """Write keys, certificates, kubeconfigs and the audit policy into `folder`."""
         authority = Authority(folder)
         hosts = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
@@ -55,6 +61,7 @@ class Layout:
             authority=authority.certificate,
             serving=authority.server("kube-apiserver", hosts, ["127.0.0.1", "10.96.0.1"]),
             signing=write_signing_keys(folder),
+            requests_per_second=requests_per_second,
         )
         for file, user, groups in _IDENTITIES:
             client = client_of(authority.client(user, groups))
@@ -132,13 +139,18 @@ class Layout:
             "--secure-port=0",
             # fake nodes send no heartbeats; a test takes a node offline by name
             "--node-monitor-grace-period=24h",
-            "--kube-api-qps=400",
-            "--kube-api-burst=800",
+            *self._controller_limits(),
         ]
+
+    def _controller_limits(self) -> list[str]:
+        rate = self.requests_per_second
+        return [f"--kube-api-qps={rate}", f"--kube-api-burst={2 * rate}"] if rate else []
 
     def scheduler(self) -> list[str]:
         """The default profile, without leader election."""
-        client = {"kubeconfig": str(self.kubeconfig("scheduler")), "qps": 400, "burst": 800}
+        client: dict[str, str | int] = {"kubeconfig": str(self.kubeconfig("scheduler"))}
+        if self.requests_per_second:
+            client |= {"qps": self.requests_per_second, "burst": 2 * self.requests_per_second}
         configuration = {
             "apiVersion": "kubescheduler.config.k8s.io/v1",
             "kind": "KubeSchedulerConfiguration",

@@ -105,8 +105,7 @@ class OperatorProcess:
 
     def cpu_seconds(self) -> float:
         """Processor time since its start (Linux)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return self._child.cpu_seconds()
 
 
 def _free_port() -> int:

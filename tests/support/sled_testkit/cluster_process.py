@@ -112,6 +112,13 @@ class Child:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
+    def cpu_seconds(self) -> float:
+        """Processor time since its start (Linux); 0 while it does not run."""
+        if self.pid is None:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of the log, for an error message."""
         if not self.log.exists():

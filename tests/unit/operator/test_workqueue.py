@@ -3,6 +3,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
+
+from sled_operator import workqueue
 from sled_operator.workqueue import Retry, WorkQueue
 
 
@@ -105,3 +108,21 @@ async def test_the_sooner_timer_wins() -> None:
     queue.add_after("a", 1000)
     await finish(queue, seen)
     assert seen.errors == [None]
+
+
+async def test_a_burst_that_can_wait_costs_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "SOON_SECONDS", 0.02)
+    looked: Counter[str] = Counter()
+
+    async def work(key: str) -> float | None:
+        looked[key] += 1
+        return None
+
+    seen = Seen()
+    seen.until(1)
+    queue = WorkQueue(work, seen)
+    for _ in range(100):
+        queue.add_soon("a")
+    assert queue.idle
+    await finish(queue, seen)
+    assert looked == {"a": 1}
