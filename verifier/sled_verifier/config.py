@@ -83,6 +83,7 @@ class EngineKind(enum.StrEnum):
 
     LLAMACPP = "llamacpp"
     VLLM = "vllm"
+    TORCH = "torch"
     FAKE = "fake"
 
 
@@ -102,7 +103,7 @@ class ModelConfig(_Section):
 
     name: _Name
     path: _Path | None = None
-    """A GGUF file for `llamacpp`, a Hugging Face folder for `vllm`."""
+    """A GGUF file for `llamacpp`, a Hugging Face folder for `vllm` and `torch`."""
     vocabulary: _Path | None = None
     """A GGUF file of the same model, for its vocabulary, when `path` is none; default: the only one in
     the folder."""
@@ -138,6 +139,14 @@ class VllmConfig(_Section):
     """Further arguments of vLLM's engine, by its own names."""
 
 
+class TorchConfig(_Section):
+    """What only `kind: torch` takes."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """float32 is exact; the others state `approximate`."""
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,3})?)$")] = "cpu"
+
+
 class EngineConfig(_Section):
     """The engine and its resources."""
 
@@ -150,11 +159,12 @@ class EngineConfig(_Section):
     library: _Path | None = None
     """Another llama.cpp shared library than the one that is installed."""
     vllm: VllmConfig | None = None
+    torch: TorchConfig | None = None
     fake: FakeConfig | None = None
 
     @model_validator(mode="after")
     def _section_of_the_kind(self) -> Self:
-        for kind in (EngineKind.VLLM, EngineKind.FAKE):
+        for kind in (EngineKind.VLLM, EngineKind.TORCH, EngineKind.FAKE):
             if getattr(self, kind.value) is not None and self.kind is not kind:
                 raise ValueError(f"{kind} is given, but the kind is {self.kind}")
         return self

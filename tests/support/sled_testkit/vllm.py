@@ -1,34 +1,22 @@
-"""What tests of the vLLM backend need: model folders, a runtime that many tests share, and devices
-that draft from a known text. Imports vLLM only inside functions.
-"""
+"""What tests of the vLLM backend need: model folders, and a runtime that many tests share. Imports vLLM only inside functions."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
 import subprocess
 import sys
-from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sled_protocol.prefix import prefix_hash
-from sled_speculation.sampling import SamplingParams
-from sled_verifier.backend import VerifierBackend
 from sled_verifier.engine.base import EngineInfo
 from sled_verifier.engine.vocabulary import byte_vocabulary_gguf
 from sled_verifier.limits import Limits
-from sled_verifier.refusal import Reason, Refusal
-from sled_verifier.rounds import TOKEN_ARRAY, DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.vllm.backend import VllmBackend
 from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport
-
-GREEDY = SamplingParams()
 
 _CONVERT = """
 import json, sys, torch
@@ -215,89 +203,3 @@ class Lab:
     def close(self) -> None:
         self.thread.submit(self.runtime.close).result()
         self.thread.end()
-
-
-def open_request(
-    prompt: Sequence[int],
-    committed: Sequence[int] = (),
-    sampling: SamplingParams = GREEDY,
-    adapter: str = "",
-) -> OpenRequest:
-    tokens, output = array(TOKEN_ARRAY, prompt), array(TOKEN_ARRAY, committed)
-    return OpenRequest("device", tokens, output, sampling, adapter=adapter)
-
-
-def draft_request(
-    prompt: Sequence[int],
-    committed: Sequence[int],
-    draft: Sequence[int] = (),
-    distributions: Sequence[Any] = (),
-    deadline_seconds: float | None = 120.0,
-) -> DraftRequest:
-    return DraftRequest(
-        len(committed),
-        prefix_hash([*prompt, *committed]),
-        tuple(draft),
-        tuple(distributions),
-        deadline_seconds,
-    )
-
-
-async def ask_again(backend: VerifierBackend, key: int, draft: DraftRequest) -> RoundVerdict:
-    """The verdict on a draft that was sent before and whose first asking may still be running."""
-    for _ in range(1000):
-        try:
-            return await backend.verify(key, draft)
-        except Refusal as refusal:
-            if refusal.reason is not Reason.ROUND_IN_FLIGHT:
-                raise
-        await asyncio.sleep(0.01)
-    raise TimeoutError("the round never ended")
-
-
-@dataclass(slots=True)
-class TextDevice:
-    """A device whose drafts are `reference` with errors: each token is right with probability
-    `skill`.
-    """
-
-    backend: VerifierBackend
-    prompt: Sequence[int]
-    reference: Sequence[int]
-    skill: float = 0.8
-    draft_tokens: int = 4
-    seed: int = 0
-    sampling: SamplingParams = GREEDY
-    adapter: str = ""
-    key: int = 0
-    rounds: int = 0
-    output: list[int] = field(default_factory=list)
-
-    async def open(self) -> None:
-        request = open_request(self.prompt, self.output, self.sampling, self.adapter)
-        self.key = (await self.backend.open(request)).key
-
-    def draft(self) -> list[int]:
-        rng = random.Random(f"{self.seed}/{len(self.output)}")
-        start = len(self.output)
-        text = list(self.reference[start : start + self.draft_tokens])
-        wrong = self.prompt[0]
-        return [t if rng.random() < self.skill else (wrong if t != wrong else 1) for t in text]
-
-    async def round(self) -> RoundVerdict:
-        draft = self.draft()
-        request = draft_request(self.prompt, self.output, draft)
-        verdict = await self.backend.verify(self.key, request)
-        self.output.extend((*draft[: verdict.accepted], verdict.next_token))
-        self.rounds += 1
-        return verdict
-
-    async def write(
-        self, tokens: int, pause: Callable[[], Awaitable[None]] | None = None
-    ) -> list[int]:
-        """Rounds until `tokens` are written; `pause` is awaited between them."""
-        while len(self.output) < tokens:
-            await self.round()
-            if pause is not None:
-                await pause()
-        return self.output[:tokens]

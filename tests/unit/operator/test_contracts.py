@@ -23,11 +23,13 @@ from sled_operator.resources.verifier_config import verifier_settings
 from sled_operator.revision import Endpoint, Snapshot
 from sled_operator.spec import EdgeDrafter, SLEDServer
 from sled_verifier.__main__ import main as verifier_main
+from sled_verifier.config import EngineKind
 
 VLLM: dict[str, Any] = {
     "engine": {"kind": "VLLM", "slots": 64},
     "model": {"name": "m", "source": "hf://org/repo@abc", "vocabulary": "hf://o/r/v.gguf@abc"},
 }
+TORCH = VLLM | {"engine": {"kind": "Torch"}}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,8 @@ VLLM: dict[str, Any] = {
             }
         },
         VLLM | {"gpu": {"count": 4}},
+        TORCH,
+        TORCH | {"gpu": {"count": 1}},
         {"resources": {"limits": {"cpu": 4}}, "batching": {"maxDraftTokens": 4}},
     ],
 )
@@ -63,6 +67,9 @@ def test_the_verifier_reads_its_configuration(
     assert config.model.vocabulary == (Path("/models/v") if model.vocabulary else None)
     if config.engine.vllm is not None:
         assert config.engine.vllm.tensor_parallel_size == resource.spec.gpu.count
+    if config.engine.kind is EngineKind.TORCH:
+        device = config.engine.torch.device if config.engine.torch else "cpu"
+        assert device == ("cuda" if resource.spec.gpu.count else "cpu")
     assert config.drain_seconds == resource.spec.drain_seconds
 
 

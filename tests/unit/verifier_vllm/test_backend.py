@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sled_speculation.sampling import SamplingParams
-from sled_testkit.vllm import TextDevice, ask_again, draft_request, open_request
+from sled_testkit.text_device import TextDevice, ask_again, draft_request, open_request
 from sled_verifier.engine.base import EngineError
 from sled_verifier.limits import Limits
 from sled_verifier.refusal import Reason, Refusal

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from sled_speculation.sampling import SamplingParams
-from sled_testkit.vllm import TextDevice, draft_request, open_request
+from sled_testkit.text_device import TextDevice, draft_request, open_request
 from sled_verifier.limits import Limits
 from sled_verifier.vllm.backend import VllmBackend
 from sled_verifier.vllm.fake import FakeRuntime

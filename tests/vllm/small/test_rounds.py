@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sled_speculation.sampling import SamplingParams
-from sled_testkit.vllm import Lab, TextDevice, ask_again, draft_request, open_request
+from sled_testkit.text_device import TextDevice, ask_again, draft_request, open_request
+from sled_testkit.vllm import Lab
 from sled_verifier.limits import Limits
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.vllm.runtime import Start, StepOrder, Trial

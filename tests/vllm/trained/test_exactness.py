@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from sled_testkit.vllm import Lab, TextDevice
+from sled_testkit.text_device import TextDevice
+from sled_testkit.vllm import Lab
 
 Texts = list[list[int]]
 

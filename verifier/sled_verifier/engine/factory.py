@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
-from sled_verifier.config import EngineKind, FakeConfig, VerifierConfig, VllmConfig
+from sled_verifier.config import EngineKind, FakeConfig, TorchConfig, VerifierConfig, VllmConfig
 from sled_verifier.engine.base import Engine, EngineError
 from sled_verifier.refusal import ConfigError
 from sled_verifier.vllm.backend import VllmBackend
@@ -42,13 +43,13 @@ def build_engine(config: VerifierConfig) -> Engine:
             "engine.kind: vllm batches by itself; it is no engine of the batched backend"
         )
     try:
-        return _fake(config) if kind is EngineKind.FAKE else _llamacpp(config)
+        return _BUILDERS[kind](config)
     except EngineError as error:
         raise ConfigError(f"engine: {error}") from error
     except ImportError as error:
         raise ConfigError(
             f"engine.kind: {kind} needs a package that is not installed ({error.name}); "
-            "install sled-inference[verifier]"
+            f"install sled-inference[{_EXTRAS.get(kind, 'verifier')}]"
         ) from error
 
 
@@ -66,6 +67,27 @@ def _llamacpp(config: VerifierConfig) -> Engine:
         slots=engine.slots,
         max_step_tokens=config.batching.step_tokens,
         library=engine.library,
+    )
+
+
+def _torch(config: VerifierConfig) -> Engine:
+    from sled_verifier.engine.gguf_vocabulary import find_vocabulary
+    from sled_verifier.engine.torch_engine import TorchEngine
+
+    folder = config.model.path
+    if folder is None:
+        raise ConfigError("model.path is missing")
+    engine, own = config.engine, config.engine.torch or TorchConfig.model_validate({})
+    return TorchEngine(
+        folder,
+        config.model.vocabulary or find_vocabulary(folder),
+        model_name=config.model.name,
+        threads=engine.threads,
+        context_tokens=engine.context_tokens,
+        slots=engine.slots,
+        max_step_tokens=config.batching.step_tokens,
+        dtype=own.dtype,
+        device=own.device,
     )
 
 
@@ -115,3 +137,11 @@ def _fake(config: VerifierConfig) -> Engine:
         max_step_tokens=config.batching.step_tokens,
         cost=CostModel(fake.step_seconds, fake.token_seconds, fake.sequence_seconds),
     )
+
+
+_BUILDERS: Final = {
+    EngineKind.LLAMACPP: _llamacpp,
+    EngineKind.TORCH: _torch,
+    EngineKind.FAKE: _fake,
+}
+_EXTRAS: Final = {EngineKind.TORCH: "verifier-torch"}
