@@ -6,12 +6,14 @@ check_device() {
     say "${BOARD:-an unnamed board}, $(machine)"
     say "device class $CLASS, runtime $RUNTIME${L4T:+, L4T $L4T}"
     check_nvidia
-    [ ! -d "$ROOT$STATE" ] || [ -r "$ROOT$STATE/record" ] ||
+    [ ! -d "$ROOT$STATE" ] || [ -r "$ROOT$STATE" ] ||
         fail 1 "what this kit did here can be read by root only: run this with sudo"
     [ -n "$ROOT" ] && return
     [ "$DRY_RUN" = 1 ] || [ "$(id -u)" = 0 ] || fail 1 "this must run as root: sudo sled-edge-join ..."
     [ -d /run/systemd/system ] || fail 1 "this system does not run systemd, which starts K3s here"
     check_k3s_is_ours
+    check_given_binary
+    check_k3s_version
 }
 
 check_k3s_is_ours() {

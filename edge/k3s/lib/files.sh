@@ -5,11 +5,24 @@
 STATE=/var/lib/sled-edge-join
 CHANGED=0
 
+# changed: K3s must be restarted, if not by this run, which may end early, then by the next one
+changed() {
+    CHANGED=1
+    [ "$DRY_RUN" = 1 ] || remember restart pending
+}
+
 remember() {
     ours "$1" "$2" && return
     mkdir -p "$ROOT$STATE"
     chmod 700 "$ROOT$STATE"
     printf '%s %s\n' "$1" "$2" >>"$ROOT$STATE/record"
+}
+
+# forget KIND VALUE
+forget() {
+    ours "$1" "$2" || return 0
+    grep -vxF "$1 $2" "$ROOT$STATE/record" >"$ROOT$STATE/record.new" || true
+    mv -f "$ROOT$STATE/record.new" "$ROOT$STATE/record"
 }
 
 # ours KIND VALUE: whether this kit did that
@@ -37,7 +50,7 @@ place() {
     if [ -e "$ROOT$2" ] && ! ours file "$2"; then
         fail 1 "$2 is there already and was not written by this kit; move it away, or merge it by hand and leave the option out"
     fi
-    CHANGED=1
+    changed
     if dry "write $2 (mode $3)"; then
         [ $# -gt 3 ] || sed 's/^/        | /' "$1"
         return
@@ -54,7 +67,7 @@ place() {
 drop() {
     ours file "$1" || return 0
     [ -e "$ROOT$1" ] || return 0
-    CHANGED=1
+    changed
     dry "remove $1, which is no longer asked for" && return
     rm -f "$ROOT$1"
     say "removed $1, which is no longer asked for"

@@ -17,23 +17,17 @@ install_k3s() {
         say "nothing is installed under --root: run this again on the device, and it goes on from here"
         return
     fi
-    check_given_binary
     have=$(version_of "$BIN_DIR/k3s")
-    if [ -n "$have" ] && ! ours k3s agent && ! ours file "$BIN_DIR/k3s"; then
-        fail 1 "$BIN_DIR/k3s is there already and this kit did not install it; remove it first"
-    fi
-    if [ -n "$have" ] && [ "$(number "$have")" -gt "$(number "$K3S_VERSION")" ]; then
-        fail 1 "K3s here is $have, newer than $K3S_VERSION, and K3s cannot be taken back to an older version;" \
-            "pass --k3s-version $have, or --undo first"
-    fi
     if [ "$have" = "$K3S_VERSION" ] && ours k3s installed; then
         say "unchanged K3s $have"
         return
     fi
-    CHANGED=1
+    changed
     dry "install K3s $K3S_VERSION${have:+ in place of $have} as an agent" && return
     fetch_installer
+    remember_traces
     remember k3s agent
+    forget k3s installed
     if [ -n "$K3S_BINARY" ]; then
         remember file "$BIN_DIR/k3s"
         place "$K3S_BINARY" "$BIN_DIR/k3s" 755 data
@@ -45,16 +39,37 @@ install_k3s() {
     remember k3s installed
 }
 
+check_k3s_version() {
+    if [ -e "$BIN_DIR/k3s" ] && ! ours k3s agent; then
+        fail 1 "$BIN_DIR/k3s is there already and this kit did not install it; remove it first"
+    fi
+    have=$(version_of "$BIN_DIR/k3s")
+    if [ -n "$have" ] && [ "$(number "$have")" -gt "$(number "$K3S_VERSION")" ]; then
+        fail 1 "K3s here is $have, newer than $K3S_VERSION, and K3s cannot be taken back to an older version;" \
+            "pass --k3s-version $have, or --undo first"
+    fi
+}
+
+# Folders that K3s makes and its uninstaller leaves: ours to remove only if they are not here before.
+remember_traces() {
+    ours k3s agent && return
+    for trace in /var/lib/rancher /etc/rancher/node /var/log/pods /var/log/containers; do
+        [ -e "$trace" ] || remember trace "$trace"
+    done
+}
+
 check_given_binary() {
     [ -n "$K3S_BINARY" ] || return 0
     [ "$DRY_RUN" = 0 ] || [ -x "$K3S_BINARY" ] || return 0
     if [ -x "$K3S_BINARY" ]; then
         given=$(version_of "$K3S_BINARY")
     else
-        cp "$K3S_BINARY" "$BIN_DIR/k3s.sled-new"
-        chmod 700 "$BIN_DIR/k3s.sled-new"
-        given=$(version_of "$BIN_DIR/k3s.sled-new")
-        rm -f "$BIN_DIR/k3s.sled-new"
+        # not in $SCRATCH: /run may forbid programs
+        PROBE=$BIN_DIR/k3s.sled-new
+        cp "$K3S_BINARY" "$PROBE"
+        chmod 700 "$PROBE"
+        given=$(version_of "$PROBE")
+        rm -f "$PROBE"
     fi
     [ "$given" = "$K3S_VERSION" ] ||
         fail 1 "$K3S_BINARY is ${given:-not a K3s that runs on this device}, and $K3S_VERSION is to be installed;" \
@@ -89,12 +104,15 @@ run_installer() (
 
 start_k3s() {
     [ -n "$ROOT" ] && return
-    if [ "$CHANGED" = 0 ] && joined; then
+    if [ "$CHANGED" = 0 ] && ! ours restart pending && joined; then
         say "unchanged and running"
         return
     fi
     dry "start k3s-agent and wait up to $WAIT s until it has joined" && return
-    systemctl restart --no-block k3s-agent
+    # K3s writes it anew at each start; the one from before says nothing about this start
+    rm -f "$JOINED_MARK"
+    systemctl restart --no-block k3s-agent ||
+        fail 1 "systemd does not start k3s-agent; what it said stands above. Run this again, or --undo"
     waited=0
     until joined; do
         [ "$waited" -lt "$WAIT" ] || fail 1 "the node has not joined in $WAIT s. Is $SERVER reachable, the token right," \
@@ -103,9 +121,10 @@ start_k3s() {
         sleep "$POLL_SECONDS"
         waited=$((waited + POLL_SECONDS))
     done
+    forget restart pending
     say "joined $SERVER"
 }
 
 joined() {
-    [ -e "$JOINED_MARK" ] && [ "$(systemctl is-active k3s-agent)" = active ]
+    [ -e "$JOINED_MARK" ] && [ "$(systemctl is-active k3s-agent 2>/dev/null)" = active ]
 }
