@@ -9,6 +9,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -84,6 +85,7 @@ class EngineKind(enum.StrEnum):
     LLAMACPP = "llamacpp"
     VLLM = "vllm"
     TORCH = "torch"
+    OPENAI = "openai"
     FAKE = "fake"
 
 
@@ -106,7 +108,7 @@ class ModelConfig(_Section):
     """A GGUF file for `llamacpp`, a Hugging Face folder for `vllm` and `torch`."""
     vocabulary: _Path | None = None
     """A GGUF file of the same model, for its vocabulary, when `path` is none; default: the only one in
-    the folder."""
+    the folder. `openai` needs it and no `path`."""
 
 
 class FakeConfig(_Section):
@@ -147,6 +149,23 @@ class TorchConfig(_Section):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,3})?)$")] = "cpu"
 
 
+class OpenAIConfig(_Section):
+    """The model server that `kind: openai` asks: vLLM or SGLang."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=1024)]
+    """Its root, with or without `/v1`; `engine.slots` is the number of questions at once."""
+    timeout_seconds: float = Field(60.0, gt=0, le=3600, allow_inf_nan=False)
+    """How long one answer may take before the round is refused."""
+    api_key_file: _Path | None = None
+    """A file with the key that the server wants, sent as a bearer token."""
+
+    @property
+    def is_plaintext(self) -> bool:
+        """True when other machines can read what is sent."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "http" and not is_loopback(f"[{parts.hostname}]:0")
+
+
 class EngineConfig(_Section):
     """The engine and its resources."""
 
@@ -160,13 +179,16 @@ class EngineConfig(_Section):
     """Another llama.cpp shared library than the one that is installed."""
     vllm: VllmConfig | None = None
     torch: TorchConfig | None = None
+    openai: OpenAIConfig | None = None
     fake: FakeConfig | None = None
 
     @model_validator(mode="after")
     def _section_of_the_kind(self) -> Self:
-        for kind in (EngineKind.VLLM, EngineKind.TORCH, EngineKind.FAKE):
+        for kind in (EngineKind.VLLM, EngineKind.TORCH, EngineKind.OPENAI, EngineKind.FAKE):
             if getattr(self, kind.value) is not None and self.kind is not kind:
                 raise ValueError(f"{kind} is given, but the kind is {self.kind}")
+        if self.kind is EngineKind.OPENAI and self.openai is None:
+            raise ValueError("openai is missing: it says where the model server is")
         return self
 
 
@@ -258,8 +280,22 @@ class VerifierConfig(_Section):
 
     @model_validator(mode="after")
     def _model_has_a_file(self) -> Self:
-        if self.engine.kind is not EngineKind.FAKE and self.model.path is None:
-            raise ValueError(f"model.path is missing: the {self.engine.kind} engine needs a file")
+        kind = self.engine.kind
+        if kind is EngineKind.OPENAI:
+            if self.model.vocabulary is None:
+                raise ValueError("model.vocabulary is missing: the openai engine needs a file")
+        elif kind is not EngineKind.FAKE and self.model.path is None:
+            raise ValueError(f"model.path is missing: the {kind} engine needs a file")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_stay_secret(self) -> Self:
+        server = self.engine.openai
+        if server and server.api_key_file and server.is_plaintext and not self.insecure:
+            raise ValueError(
+                "engine.openai.apiKeyFile would be sent in plaintext; use https, a server on this "
+                "machine, or accept it with `insecure: true`"
+            )
         return self
 
     @model_validator(mode="after")

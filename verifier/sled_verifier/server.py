@@ -22,6 +22,7 @@ from sled_verifier.config import VerifierConfig, split_address
 from sled_verifier.engine.base import Engine
 from sled_verifier.metrics import Metrics
 from sled_verifier.probes import ProbeServer
+from sled_verifier.openai.backend import OpenAIBackend
 from sled_verifier.refusal import ConfigError
 from sled_verifier.service import Service
 from sled_verifier.servicer import VerifierServicer
@@ -52,15 +53,15 @@ class VerifierServer:
     def __init__(
         self,
         config: VerifierConfig,
-        engine: Engine | VllmBackend,
+        engine: Engine | VllmBackend | OpenAIBackend,
         *,
         policy: SlotPolicy | None = None,
     ) -> None:
         self._config = config
         limits = config.batching.limits()
         self.metrics = Metrics(engine.info.model_name)
-        self.backend: BatchedBackend | VllmBackend
-        if isinstance(engine, VllmBackend):
+        self.backend: BatchedBackend | VllmBackend | OpenAIBackend
+        if isinstance(engine, VllmBackend | OpenAIBackend):
             self.backend, shape = engine, engine.info.engine
             engine.observer = self.metrics
         else:

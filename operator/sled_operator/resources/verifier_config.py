@@ -40,7 +40,7 @@ def verifier_settings(
     if spec.engine.kind == "Torch" and spec.gpu.count:
         engine["torch"] = {"device": "cuda"}
     if spec.engine.url is not None:
-        engine["url"] = spec.engine.url
+        engine["openai"] = {"url": spec.engine.url}
     paths = {"path": model_path, "vocabulary": vocabulary_path}
     model = {"name": spec.model.name} | {key: path for key, path in paths.items() if path}
     settings: dict[str, Any] = {

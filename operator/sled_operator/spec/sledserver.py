@@ -80,18 +80,19 @@ class Engine(Spec):
     )
 
     kind: Literal["LlamaCpp", "VLLM", "Torch", "OpenAI", "Fake"] = "LlamaCpp"
-    """LlamaCpp: GGUF on CPU or a small GPU. VLLM: a GPU server. Torch: reference. OpenAI: a server
-    that runs elsewhere. Fake: a toy model for tests."""
+    """LlamaCpp: GGUF on CPU or a small GPU. VLLM: a GPU server. Torch: reference. OpenAI: a vLLM or
+    SGLang server that runs elsewhere, greedy decoding only. Fake: a toy model for tests."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads of a step; 0 = as many as the container's CPU limit, or the node's cores."""
     context_tokens: Annotated[int, Field(ge=64, le=1_048_576)] = 4096
     """Tokens that one sequence may hold, prompt and output together."""
     slots: Annotated[int, Field(ge=1, le=4096)] = 8
     """Sequences kept in the engine's memory at once."""
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=1024)] | None = (
-        None
-    )
-    """Base URL, for kind OpenAI."""
+    url: (
+        Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=1024)]
+        | None
+    ) = None
+    """Where the model server is, for kind OpenAI: its root, with or without /v1."""
     args: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()
     """Further arguments of the verifier."""
 
@@ -224,6 +225,11 @@ class SLEDServerSpec(Spec):
                 or self.model.source is None
                 or not (self.model.source.startswith("s3://") or ".gguf" in self.model.source)
             ),
+        ),
+        Rule(
+            "self.engine.kind != 'OpenAI' || has(self.model.vocabulary)",
+            "engine kind OpenAI needs model.vocabulary: the model server does not say its own",
+            lambda self: self.engine.kind != "OpenAI" or self.model.vocabulary is not None,
         ),
         Rule(
             "self.engine.kind != 'VLLM' || self.gpu.count > 0",

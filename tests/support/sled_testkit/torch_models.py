@@ -4,7 +4,11 @@ and transformers inside functions only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,17 +119,25 @@ def own_greedy(folder: Path, prompts: Sequence[Sequence[int]], tokens: int) -> l
     return texts
 
 
-def top_two_gap(folder: Path) -> Callable[[Sequence[int]], float]:
-    """For divergences: the difference of the two largest logits after some tokens, in fp32."""
-    import torch
-    import transformers
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-    def gap(tokens: Sequence[int]) -> float:
-        with torch.inference_mode():
-            row = model(torch.tensor([list(tokens)]), use_cache=False).logits[0, -1]
-        best, second = row.topk(2).values.tolist()
-        return float(best - second)
-
-    return gap
+def own_greedy_apart(
+    folder: Path, prompts: Sequence[Sequence[int]], tokens: int
+) -> list[list[int]]:
+    """`own_greedy` in a process of its own, where this one's torch belongs to somebody else."""
+    code = (
+        "import json, pathlib, sys; from sled_testkit.torch_models import own_greedy; "
+        "folder, prompts, tokens = json.load(sys.stdin); "
+        "print('RESULT' + json.dumps(own_greedy(pathlib.Path(folder), prompts, tokens)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([str(folder), [list(prompt) for prompt in prompts], tokens]),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("RESULT")]
+    if not lines:
+        raise RuntimeError(f"transformers failed:\n{ran.stderr[-3000:]}")
+    texts: list[list[int]] = json.loads(lines[0].removeprefix("RESULT"))
+    return texts

@@ -30,6 +30,10 @@ VLLM: dict[str, Any] = {
     "model": {"name": "m", "source": "hf://org/repo@abc", "vocabulary": "hf://o/r/v.gguf@abc"},
 }
 TORCH = VLLM | {"engine": {"kind": "Torch"}}
+OPENAI: dict[str, Any] = {
+    "engine": {"kind": "OpenAI", "url": "https://vllm.example.com:8000/v1", "slots": 32},
+    "model": {"name": "m", "vocabulary": "hf://o/r/v.gguf@abc"},
+}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,8 @@ TORCH = VLLM | {"engine": {"kind": "Torch"}}
         VLLM | {"gpu": {"count": 4}},
         TORCH,
         TORCH | {"gpu": {"count": 1}},
+        OPENAI,
+        OPENAI | {"engine": {"kind": "OpenAI", "url": "http://10.0.0.7:8000"}},
         {"resources": {"limits": {"cpu": 4}}, "batching": {"maxDraftTokens": 4}},
     ],
 )
@@ -70,6 +76,7 @@ def test_the_verifier_reads_its_configuration(
     if config.engine.kind is EngineKind.TORCH:
         device = config.engine.torch.device if config.engine.torch else "cpu"
         assert device == ("cuda" if resource.spec.gpu.count else "cpu")
+    assert (config.engine.openai.url if config.engine.openai else None) == resource.spec.engine.url
     assert config.drain_seconds == resource.spec.drain_seconds
 
 

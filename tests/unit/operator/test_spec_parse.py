@@ -103,6 +103,16 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (changed(SERVER, "spec.engine", {"kind": "VLLM"}), "spec", "needs gpu.count"),
     (changed(SERVER, "spec.engine", {"kind": "OpenAI"}), "spec.engine", "url belongs"),
     (
+        changed(SERVER, "spec.engine", {"kind": "OpenAI", "url": "http://v:8000"}),
+        "spec",
+        "OpenAI needs model.vocabulary",
+    ),
+    (
+        changed(SERVER, "spec.engine", {"kind": "OpenAI", "url": "http://v:8000/?key=1"}),
+        "spec.engine.url",
+        "pattern",
+    ),
+    (
         changed(SERVER, "spec.gpu", {"allocation": "DRA", "productAffinity": ["A100"]}),
         "spec.gpu",
         "deviceClassName",

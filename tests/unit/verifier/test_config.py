@@ -22,6 +22,7 @@ auth: {tokensFile: /auth/tokens}
 drainSeconds: 20
 logLevel: info
 """
+OPENAI = "engine: {kind: openai, "
 FAKE = "model: {name: toy}\nengine: {kind: fake}\n"
 
 
@@ -81,6 +82,13 @@ def test_the_smallest_file_has_the_documented_defaults() -> None:
             "model: {name: x, path: y}\nengine: {kind: vllm, vllm: {dtype: int3}}",
             "engine.vllm.dtype: ",
         ),
+        ("model: {name: x}\nengine: {kind: openai}", "openai is missing"),
+        (
+            OPENAI + "openai: {url: 'http://v:8000'}}\nmodel: {name: x}",
+            "model.vocabulary is missing",
+        ),
+        (OPENAI + "openai: {url: 'ftp://v'}}\nmodel: {name: x, vocabulary: v}", "openai.url: "),
+        (OPENAI + "openai: {url: 'http://v/?a'}}\nmodel: {name: x, vocabulary: v}", "openai.url: "),
         ('model: {name: "a\\nb"}\nengine: {kind: fake}', "model.name: has characters"),
     ],
 )
@@ -89,6 +97,26 @@ def test_what_is_refused_names_the_field(text: str, sentence: str) -> None:
         parse_config(text, "verifier.yaml")
     assert sentence in str(error.value)
     assert str(error.value).startswith("verifier.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("https://v:8000", True),
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://localhost", True),
+        ("http://[::1]:8000", True),
+        ("http://v:8000", False),
+        ("http://10.0.0.7", False),
+    ],
+)
+def test_a_key_is_not_sent_in_plaintext_unless_told_so(url: str, secret: bool) -> None:
+    text = f"{OPENAI}openai: {{url: '{url}', apiKeyFile: k}}}}\nmodel: {{name: x, vocabulary: v}}"
+    if not secret:
+        with pytest.raises(ConfigError, match="sent in plaintext"):
+            parse_config(text)
+        text += "\ninsecure: true"
+    assert parse_config(text).engine.openai is not None
 
 
 def test_every_problem_is_told_at_once() -> None:

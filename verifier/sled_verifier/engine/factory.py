@@ -7,18 +7,21 @@ from typing import Final
 
 from sled_verifier.config import EngineKind, FakeConfig, TorchConfig, VerifierConfig, VllmConfig
 from sled_verifier.engine.base import Engine, EngineError
+from sled_verifier.openai.backend import OpenAIBackend
 from sled_verifier.refusal import ConfigError
 from sled_verifier.vllm.backend import VllmBackend
 from sled_verifier.vllm.settings import VllmSettings
 
 
-async def load_target(config: VerifierConfig) -> Engine | VllmBackend:
+async def load_target(config: VerifierConfig) -> Engine | VllmBackend | OpenAIBackend:
     """Load the target model without blocking the event loop: an engine for the batched backend, or a
     backend that batches by itself.
 
     Raises:
         ConfigError: the runtime is not installed, or it cannot use the model or the settings.
     """
+    if config.engine.kind is EngineKind.OPENAI:
+        return await _openai(config)
     if config.engine.kind is not EngineKind.VLLM:
         return await asyncio.to_thread(build_engine, config)
     from sled_verifier.vllm.launch import load_runtime
@@ -38,19 +41,46 @@ def build_engine(config: VerifierConfig) -> Engine:
         ConfigError: the runtime is not installed, or it cannot use the model or the settings.
     """
     kind = config.engine.kind
-    if kind is EngineKind.VLLM:
+    if kind not in _BUILDERS:
         raise ConfigError(
-            "engine.kind: vllm batches by itself; it is no engine of the batched backend"
+            f"engine.kind: {kind} batches by itself; it is no engine of the batched backend"
         )
     try:
         return _BUILDERS[kind](config)
     except EngineError as error:
         raise ConfigError(f"engine: {error}") from error
     except ImportError as error:
-        raise ConfigError(
-            f"engine.kind: {kind} needs a package that is not installed ({error.name}); "
-            f"install sled-inference[{_EXTRAS.get(kind, 'verifier')}]"
-        ) from error
+        raise _not_installed(kind, error) from error
+
+
+def _not_installed(kind: EngineKind, error: ImportError) -> ConfigError:
+    return ConfigError(
+        f"engine.kind: {kind} needs a package that is not installed ({error.name}); "
+        f"install sled-inference[{_EXTRAS.get(kind, 'verifier')}]"
+    )
+
+
+async def _openai(config: VerifierConfig) -> OpenAIBackend:
+    own, vocabulary = config.engine.openai, config.model.vocabulary
+    if own is None or vocabulary is None:
+        raise ConfigError("engine.openai or model.vocabulary is missing")
+    try:
+        from sled_verifier.openai.launch import ServerSettings, load_backend
+
+        settings = ServerSettings(
+            url=own.url,
+            model_name=config.model.name,
+            vocabulary=vocabulary,
+            context_tokens=config.engine.context_tokens,
+            places=config.engine.slots,
+            timeout_seconds=own.timeout_seconds,
+            api_key_file=own.api_key_file,
+        )
+        return await load_backend(settings, config.batching.limits())
+    except EngineError as error:
+        raise ConfigError(f"engine: {error}") from error
+    except ImportError as error:
+        raise _not_installed(EngineKind.OPENAI, error) from error
 
 
 def _llamacpp(config: VerifierConfig) -> Engine:
@@ -144,4 +174,4 @@ _BUILDERS: Final = {
     EngineKind.TORCH: _torch,
     EngineKind.FAKE: _fake,
 }
-_EXTRAS: Final = {EngineKind.TORCH: "verifier-torch"}
+_EXTRAS: Final = {EngineKind.TORCH: "verifier-torch", EngineKind.OPENAI: "verifier-openai"}
