@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry
 
 from sled_edge.metrics import EdgeMetrics
 from sled_verifier.backend import BackendStats
+from sled_verifier.gpu.base import GpuReading
+from sled_verifier.gpu.fake import FakeGpus
 from sled_verifier.metrics import Metrics
 from sled_verifier.rounds import Load
 
@@ -17,6 +19,10 @@ Both processes serve `/metrics` in Prometheus' text format: the verifier on `met
 Counters are exposed with the suffix `_total`. The verifier uses vLLM's names where vLLM has one, so its dashboards work;
 acceptance rate is `accepted_tokens / draft_tokens`, and the mean acceptance length, bonus included,
 `1 + accepted_tokens / drafts`.
+
+The `sled_gpu_` gauges are there where the target may run on an NVIDIA GPU (engine `vllm`, `torch` with a `device`,
+`llamacpp` with a `library`) and the package nvidia-ml-py (extra `verifier-nvidia`) finds its driver; otherwise one log
+line says why not. They have not been read on a GPU yet.
 """
 
 
@@ -40,6 +46,7 @@ def page() -> str:
     verifier = Metrics("model")
     idle = BackendStats(Load(), 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0)
     verifier.watch(lambda: idle, lambda: 0)
+    verifier.watch_gpus(FakeGpus([GpuReading("", "", 0, 0, 0.0, 0.0)]))
     parts = [INTRODUCTION]
     for title, registry in (("Verifier", verifier.registry), ("Device", EdgeMetrics().registry)):
         parts.append(f"## {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|")

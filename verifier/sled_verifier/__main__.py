@@ -18,7 +18,9 @@ from pathlib import Path
 
 from sled_protocol.limits import MAX_NAME_BYTES
 from sled_verifier.config import EngineKind, VerifierConfig, load_config
-from sled_verifier.engine.factory import load_target
+from sled_verifier.engine.factory import load_target, may_use_gpu
+from sled_verifier.gpu.base import GpuError, GpuReader
+from sled_verifier.gpu.nvml import open_nvml
 from sled_verifier.logs import configure_logging
 from sled_verifier.refusal import ConfigError
 from sled_verifier.server import VerifierServer
@@ -83,7 +85,7 @@ async def _serve(config: VerifierConfig) -> int:
         # The loader thread cannot be interrupted, and nothing it holds outlives the process.
         os._exit(0)
     stopping.cancel()
-    async with VerifierServer(config, loading.result()) as server:
+    async with VerifierServer(config, loading.result(), gpus=_gpus(config)) as server:
         print(
             f"sled-verifier {config.replica}: {config.model.name} ready on {server.address}, "
             f"metrics on {server.metrics_address}",
@@ -101,6 +103,17 @@ async def _serve(config: VerifierConfig) -> int:
     if server.backend.stuck:
         os._exit(EXIT_FAILED)
     return 0
+
+
+def _gpus(config: VerifierConfig) -> GpuReader | None:
+    """A reader for the metrics; None, and one log line, where there is nothing to read."""
+    if not may_use_gpu(config):
+        return None
+    try:
+        return open_nvml()
+    except GpuError as error:
+        _log.info("no GPU metrics", extra={"why": str(error)})
+        return None
 
 
 def _watch_signals() -> asyncio.Event:

@@ -15,6 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sled_verifier.backend import BackendStats
+from sled_verifier.gpu.base import GpuReader
+from sled_verifier.gpu.metrics import GpuCollector
 from sled_verifier.job import Job, JobResult
 from sled_verifier.refusal import Reason
 from sled_verifier.rounds import RoundVerdict
@@ -73,6 +75,10 @@ class Metrics:
     def watch(self, stats: Callable[[], BackendStats], devices: Callable[[], int]) -> None:
         """Read these at every scrape, in the scraping thread."""
         self.registry.register(_LoadCollector(self._model, stats, devices))
+
+    def watch_gpus(self, reader: GpuReader) -> None:
+        """Read GPUs at every scrape, likewise."""
+        self.registry.register(GpuCollector(self._model, reader))
 
     def step_done(self, job: Job, result: JobResult) -> None:
         """See `StepObserver.step_done`."""

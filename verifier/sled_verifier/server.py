@@ -20,9 +20,10 @@ from sled_verifier.auth import Door, OpenDoor, TokenFile
 from sled_verifier.batched import BatchedBackend
 from sled_verifier.config import VerifierConfig, split_address
 from sled_verifier.engine.base import Engine
+from sled_verifier.gpu.base import GpuReader
 from sled_verifier.metrics import Metrics
-from sled_verifier.probes import ProbeServer
 from sled_verifier.openai.backend import OpenAIBackend
+from sled_verifier.probes import ProbeServer
 from sled_verifier.refusal import ConfigError
 from sled_verifier.service import Service
 from sled_verifier.servicer import VerifierServicer
@@ -56,6 +57,7 @@ class VerifierServer:
         engine: Engine | VllmBackend | OpenAIBackend,
         *,
         policy: SlotPolicy | None = None,
+        gpus: GpuReader | None = None,
     ) -> None:
         self._config = config
         limits = config.batching.limits()
@@ -77,6 +79,9 @@ class VerifierServer:
             tenants=tuple(tenant.value() for tenant in config.tenants),
         )
         self.metrics.watch(self.backend.stats, lambda: self.service.devices.connected)
+        self._gpus = gpus
+        if gpus is not None:
+            self.metrics.watch_gpus(gpus)
         self._health = health_aio.HealthServicer()
         self._probes = ProbeServer(self.metrics.registry, self._alive, self._ready)
         self._serving = False
@@ -112,6 +117,8 @@ class VerifierServer:
             await self._grpc.stop(STOP_GRACE_SECONDS)
         await self.backend.__aexit__(kind, error, trace)
         await self._probes.stop()
+        if self._gpus is not None:
+            self._gpus.close()
 
     async def drain(self, reason: str) -> None:
         """Stop being healthy, tell every device to go, and wait until all streams ended or

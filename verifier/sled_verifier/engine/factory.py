@@ -33,6 +33,16 @@ async def load_target(config: VerifierConfig) -> Engine | VllmBackend | OpenAIBa
         raise ConfigError(f"engine: {error}") from error
 
 
+def may_use_gpu(config: VerifierConfig) -> bool:
+    """Whether the target may run on a GPU of this machine: llama.cpp's own library does not."""
+    engine = config.engine
+    if engine.kind is EngineKind.LLAMACPP:
+        return engine.library is not None
+    if engine.kind is EngineKind.TORCH:
+        return engine.torch is not None and engine.torch.device != "cpu"
+    return engine.kind is EngineKind.VLLM
+
+
 def build_engine(config: VerifierConfig) -> Engine:
     """Load the target model; takes seconds and memory, so call it in the thread that will own the
     engine.
