@@ -152,8 +152,8 @@ class TorchConfig(_Section):
 class OpenAIConfig(_Section):
     """The model server that `kind: openai` asks: vLLM or SGLang."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=1024)]
-    """Its root, with or without `/v1`; `engine.slots` is the number of questions at once."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", max_length=1024)]
+    """Its root without credentials, with or without `/v1`; `engine.slots` is the number of questions at once."""
     timeout_seconds: float = Field(60.0, gt=0, le=3600, allow_inf_nan=False)
     """How long one answer may take before the round is refused."""
     api_key_file: _Path | None = None

@@ -89,10 +89,12 @@ class Engine(Spec):
     slots: Annotated[int, Field(ge=1, le=4096)] = 8
     """Sequences kept in the engine's memory at once."""
     url: (
-        Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=1024)]
+        Annotated[
+            str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", max_length=1024)
+        ]
         | None
     ) = None
-    """Where the model server is, for kind OpenAI: its root, with or without /v1."""
+    """Where the model server is, for kind OpenAI: its root without credentials, with or without /v1."""
     args: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()
     """Further arguments of the verifier."""
 

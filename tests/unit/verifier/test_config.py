@@ -88,6 +88,10 @@ def test_the_smallest_file_has_the_documented_defaults() -> None:
             "model.vocabulary is missing",
         ),
         (OPENAI + "openai: {url: 'ftp://v'}}\nmodel: {name: x, vocabulary: v}", "openai.url: "),
+        (
+            OPENAI + "openai: {url: 'http://u:pw@v/'}}\nmodel: {name: x, vocabulary: v}",
+            "engine.openai.url: ",
+        ),
         (OPENAI + "openai: {url: 'http://v/?a'}}\nmodel: {name: x, vocabulary: v}", "openai.url: "),
         ('model: {name: "a\\nb"}\nengine: {kind: fake}', "model.name: has characters"),
     ],
