@@ -71,14 +71,19 @@ class Expiry:
         self._next_deadline = next_deadline
         self._expire = expire
         self._timer: asyncio.TimerHandle | None = None
+        self._due_at = 0.0
 
     def arm(self) -> None:
-        """Deadlines may have changed."""
-        self.cancel()
+        """Deadlines may have changed. A timer that is due earlier stays: firing in vain is cheaper than setting it anew
+        with every round.
+        """
         deadline = self._next_deadline()
-        if deadline is not None:
-            delay = max(0.0, deadline - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._due)
+        if deadline is None or (self._timer is not None and self._due_at <= deadline):
+            return
+        self.cancel()
+        delay = max(0.0, deadline - self._clock())
+        self._due_at = deadline
+        self._timer = asyncio.get_running_loop().call_later(delay, self._due)
 
     def cancel(self) -> None:
         """No call any more."""
@@ -87,5 +92,6 @@ class Expiry:
             self._timer = None
 
     def _due(self) -> None:
+        self._timer = None
         self._expire()
         self.arm()
