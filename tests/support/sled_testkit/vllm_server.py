@@ -18,7 +18,7 @@ from pathlib import Path
 from sled_testkit import cluster_launch
 from sled_verifier.vllm.preload import environment_for_vllm
 
-START_SECONDS = 300.0
+START_SECONDS = 480.0
 
 
 def free_port() -> int:
