@@ -121,7 +121,8 @@ def definition(kind: Kind) -> Json:
                     "kind": {"type": "string"},
                     "metadata": {"type": "object"},
                     "spec": structural(kind.spec),
-                    "status": structural(kind.status),
+                    # until the operator has looked: without it Flux takes a new resource for healthy
+                    "status": structural(kind.status) | {"default": {"observedGeneration": 0}},
                 },
                 "x-kubernetes-validations": [
                     {"rule": rule.cel, "message": rule.message} for rule in NAME_RULES
