@@ -100,13 +100,15 @@ class SequenceView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RoundDraft:
-    """One round's proposal; `distributions` is empty or as long as `tokens`."""
+    """One round's proposal; `distributions` and `confidences` are each empty or as long as `tokens`."""
 
     committed_length: int
     prefix_hash: int
     tokens: tuple[int, ...] = ()
     distributions: tuple[DraftDistribution, ...] = ()
     draft_seconds: float = 0.0
+    confidences: tuple[float, ...] = ()
+    """What the drafter gives each token; not needed where distributions are sent."""
 
     def shortened(self, max_tokens: int, max_probs: int) -> RoundDraft:
         """The longest beginning of the draft that a replica with these limits takes.
@@ -127,6 +129,7 @@ class RoundDraft:
             self.tokens[:keep],
             self.distributions[:keep],
             self.draft_seconds,
+            self.confidences[:keep],
         )
 
 

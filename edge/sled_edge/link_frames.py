@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sled_edge.link import RoundDraft, SequenceView, Target
+from sled_protocol.confidence import pack_confidences
 from sled_protocol.distribution import pack
 from sled_protocol.limits import MAX_DEADLINE_MS, MIN_REVISION, REVISION
 from sled_protocol.v1 import verifier_pb2 as pb
@@ -63,6 +64,7 @@ def draft_frame(wire_id: int, draft: RoundDraft, deadline_seconds: float) -> pb.
             prefix_hash=draft.prefix_hash,
             draft_tokens=draft.tokens,
             draft_probs=pack(draft.distributions),
+            draft_confidences=pack_confidences(draft.confidences),
             draft_micros=min(int(draft.draft_seconds * 1e6), _MAX_UINT32),
             deadline_ms=max(1, min(int(deadline_seconds * 1000), MAX_DEADLINE_MS)),
         )

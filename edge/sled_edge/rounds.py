@@ -113,6 +113,7 @@ class Generation:
             proposal.tokens,
             proposal.distributions,
             proposal.draft_seconds,
+            () if proposal.distributions else tuple(proposal.confidences),
         )
         self._begin_ahead(draft)
         patience = self._switch.patience_seconds(started=session.committed_length > 0)

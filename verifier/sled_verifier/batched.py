@@ -16,9 +16,10 @@ from typing import Protocol
 
 from sled_verifier.backend import BackendStats, Capacity
 from sled_verifier.engine.base import Engine, EngineInfo
-from sled_verifier.hint import DraftHint
 from sled_verifier.job import Job, JobResult, run_job
 from sled_verifier.limits import Limits
+from sled_verifier.load_control import LoadControl
+from sled_verifier.measuring import measure_engine
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.scheduler import Outcome, Scheduler
@@ -50,7 +51,7 @@ class StepObserver(Protocol):
 
 class BatchedBackend:
     """`VerifierBackend` over an `Engine`. Use as an async context manager: the engine is closed at
-    the end, not opened.
+    the end, not opened. `measure_seconds` are spent on entering to learn what steps cost.
 
     `failed` is set when the step loop died of a defect; every waiting round has then been refused
     and nothing will run any more, so the process should end.
@@ -62,13 +63,16 @@ class BatchedBackend:
         limits: Limits,
         *,
         policy: SlotPolicy | None = None,
+        control: LoadControl | None = None,
+        measure_seconds: float = 0.0,
         observer: StepObserver | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.failed = asyncio.Event()
         self.stuck = False
         self._engine = engine
-        self._scheduler = Scheduler(engine.info, limits, policy)
+        self._measure_seconds = measure_seconds
+        self._scheduler = Scheduler(engine.info, limits, policy, control)
         self._observer = observer
         self._clock = clock or asyncio.get_running_loop().time
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -76,7 +80,6 @@ class BatchedBackend:
         self._wake = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
         self._loop_task: asyncio.Task[None] | None = None
-        self._hint = DraftHint(limits.max_draft_tokens)
         self._queue_window = Window()
         self._step_window = Window()
         self._next_sweep = 0.0
@@ -90,6 +93,12 @@ class BatchedBackend:
         """
 
     async def __aenter__(self) -> BatchedBackend:
+        loop = asyncio.get_running_loop()
+        limits, seconds = self._scheduler.limits, self._measure_seconds
+        samples = await loop.run_in_executor(
+            self._thread, measure_engine, self._engine, limits, seconds
+        )
+        self._scheduler.control.measured(samples)
         self._loop_task = asyncio.create_task(self._run(), name="step-loop")
         return self
 
@@ -229,7 +238,6 @@ class BatchedBackend:
         now = self._clock()
         self._steps += 1
         self._step_window.add(result.step_seconds, now)
-        rounds = sum(1 for item in job.items if item.trial is not None)
         judged = sum(len(i.trial.draft_tokens) + 1 for i in job.items if i.trial is not None)
         prefill = job.step_tokens - judged
         self._prefill_tokens += prefill
@@ -243,10 +251,6 @@ class BatchedBackend:
                     "broken_slots": sorted(result.failure.broken_slots),
                 },
             )
-        else:
-            pure_rounds = 0 if prefill else rounds
-            self._hint.observe(job.step_tokens, pure_rounds, result.step_seconds, now)
-            self._scheduler.hint_tokens = self._hint.draft_tokens
         if self._observer is not None:
             self._observer.step_done(job, result)
 
@@ -254,7 +258,6 @@ class BatchedBackend:
         result = outcome.result
         if isinstance(result, RoundVerdict):
             self._queue_window.add(result.queue_seconds, self._clock())
-            self._hint.judged(result.accepted, result.verified)
             if self._observer is not None:
                 self._observer.round_answered(result)
         waiter = self._waiters.pop(outcome.key, None)

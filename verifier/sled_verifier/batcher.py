@@ -44,9 +44,9 @@ class Held(enum.Enum):
 class Work:
     """What one resident sequence waits for.
 
-    `backlog` counts prefix tokens without keys and values; `round_tokens` is draft + 1, or 0 when
-    no round waits. `arrived` and `deadline` are on one clock, in seconds. `weight` is at least 1;
-    whatever theirs, a work precedes all newcomers after half its deadline.
+    `backlog` counts prefix tokens without keys and values; `round_tokens` is 1 + the draft tokens
+    to verify, or 0 when no round waits. `arrived` and `deadline` are on one clock, in seconds.
+    `weight` is at least 1; whatever theirs, a work precedes all newcomers after half its deadline.
     """
 
     key: int
@@ -73,11 +73,11 @@ class StepBudget:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One sequence's part of a step: so many backlog tokens, then its round if `with_round`."""
+    """One sequence's part of a step: so many backlog tokens, then its round (0 = not yet)."""
 
     key: int
     backlog_tokens: int
-    with_round: bool
+    round_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def plan_step(works: Sequence[Work], budget: StepBudget, *, decoding: bool) -> S
     for work in rounds:
         if work.round_tokens <= left:
             left -= work.round_tokens
-            shares.append(Share(work.key, 0, with_round=True))
+            shares.append(Share(work.key, 0, work.round_tokens))
         else:
             held.append((work.key, Held.STEP_FULL))
     left += reserve
@@ -126,5 +126,5 @@ def plan_step(works: Sequence[Work], budget: StepBudget, *, decoding: bool) -> S
         finishes = tokens == work.backlog and 0 < work.round_tokens <= left
         if finishes:
             left -= work.round_tokens
-        shares.append(Share(work.key, tokens, with_round=finishes))
+        shares.append(Share(work.key, tokens, work.round_tokens if finishes else 0))
     return StepPlan(tuple(shares), tuple(held))

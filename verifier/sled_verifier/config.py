@@ -206,6 +206,10 @@ class BatchingConfig(_Section):
     max_draft_tokens: int = Field(16, ge=0, le=WIRE_MAX_DRAFT_TOKENS)
     idle_seconds: float = Field(300.0, gt=0, le=86_400, allow_inf_nan=False)
     """A sequence without a frame for this long is forgotten."""
+    measure_seconds: float = Field(2.0, ge=0, le=600, allow_inf_nan=False)
+    """Spent at the start on learning what steps cost; what it leaves open, real steps teach."""
+    load_aware: bool = True
+    """False verifies every draft in full and recommends no shorter ones, whatever the load."""
     default_deadline_ms: int = Field(10_000, ge=1, le=MAX_DEADLINE_MS)
     """How long a draft may wait when the device names no deadline."""
 
@@ -221,7 +225,7 @@ class BatchingConfig(_Section):
 
     def limits(self) -> Limits:
         """The same as the scheduler takes them."""
-        values = self.model_dump(exclude={"default_deadline_ms"})
+        values = self.model_dump(exclude={"default_deadline_ms", "measure_seconds", "load_aware"})
         return Limits(**values, default_deadline_seconds=self.default_deadline_ms / 1000)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sled_protocol import limits as wire
+from sled_protocol.confidence import MalformedConfidences, unpack_confidences
 from sled_protocol.distribution import MalformedDistribution, unpack
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_speculation.acceptance import MalformedDraft, check_draft
@@ -137,7 +138,8 @@ def read_draft(message: pb.Draft, info: EngineInfo, limits: Limits) -> DraftRequ
             message.draft_probs, info.vocab_size, wire.MAX_DRAFT_PROBS, len(tokens)
         )
         check_draft(tokens, distributions, info.vocab_size)
-    except (MalformedDistribution, MalformedDraft) as error:
+        confidences = unpack_confidences(message.draft_confidences, len(tokens))
+    except (MalformedDistribution, MalformedDraft, MalformedConfidences) as error:
         raise Refusal(Reason.MALFORMED, str(error)) from error
     deadline_ms = min(message.deadline_ms, wire.MAX_DEADLINE_MS)
     return DraftRequest(
@@ -146,6 +148,7 @@ def read_draft(message: pb.Draft, info: EngineInfo, limits: Limits) -> DraftRequ
         tokens,
         distributions,
         deadline_ms / 1000 if deadline_ms else None,
+        confidences,
     )
 
 

@@ -59,6 +59,12 @@ class Metrics:
             "draft_model",
             "device_class",
         )
+        self._trimmed = self._counter(
+            "sled_trimmed_tokens",
+            "Draft tokens left unverified because others promised more, by draft model.",
+            "draft_model",
+            "device_class",
+        )
         self._queue_seconds = self._histogram(
             "sled_queue_seconds", "Time from a draft's arrival to its step.", _SECONDS
         )
@@ -98,9 +104,10 @@ class Metrics:
         for position in range(verdict.accepted):
             self._accepted_per_position.labels(self._model, str(position)).inc()
 
-    def device_round(self, key: DraftModelKey, verdict: RoundVerdict) -> None:
-        """A device got a verdict; `key` comes from a bounded set."""
+    def device_round(self, key: DraftModelKey, verdict: RoundVerdict, sent_tokens: int) -> None:
+        """A device got a verdict on a draft of `sent_tokens`; `key` comes from a bounded set."""
         pair = key.draft_model, key.device_class
+        self._trimmed.labels(self._model, *pair).inc(sent_tokens - verdict.verified)
         self._rounds.labels(self._model, *pair).inc()
         self._model_drafts.labels(self._model, *pair).inc(verdict.verified)
         self._model_accepted.labels(self._model, *pair).inc(verdict.accepted)

@@ -27,6 +27,8 @@ class OpenRequest:
     sampling: SamplingParams
     weight: float = 1.0
     adapter: str = ""
+    draft_model: str = ""
+    """What drafts for it, as far as it is known; tells whose acceptance is like whose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Admission:
 class DraftRequest:
     """One round's proposal. `distributions` is empty (point masses) or as long as `draft_tokens`.
 
+    `confidences` is empty or the drafter's own probability of each draft token.
     `deadline_seconds` None takes the backend's default, which prompt computation extends.
     """
 
@@ -49,6 +52,7 @@ class DraftRequest:
     draft_tokens: tuple[int, ...]
     distributions: tuple[DraftDistribution, ...] = ()
     deadline_seconds: float | None = None
+    confidences: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

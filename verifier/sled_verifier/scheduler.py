@@ -8,15 +8,17 @@ server, a test and a simulator drive the same code. One caller at a time; betwee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from sled_speculation.acceptance import Judgement
+from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
 from sled_verifier.batcher import Share, Work, plan_step
 from sled_verifier.engine.base import EngineInfo
 from sled_verifier.job import Job, JobFailure, JobItem, JobResult, Trial
 from sled_verifier.limits import Limits
+from sled_verifier.load_control import Candidate, LoadControl
 from sled_verifier.queue import Round, RoundQueue
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.residency import Residency, log_held
@@ -42,11 +44,16 @@ class Outcome:
 class Scheduler:
     """Sessions, waiting rounds and slots of one engine."""
 
-    def __init__(self, info: EngineInfo, limits: Limits, policy: SlotPolicy | None = None) -> None:
+    def __init__(
+        self,
+        info: EngineInfo,
+        limits: Limits,
+        policy: SlotPolicy | None = None,
+        control: LoadControl | None = None,
+    ) -> None:
         self.info = info
         self.limits = limits
-        self.hint_tokens = limits.max_draft_tokens
-        """Draft length that verdicts recommend; the owner of the scheduler updates it."""
+        self.control = control or LoadControl(limits.max_draft_tokens)
         self.residency = Residency(info.slots, policy or SlotPolicy(), self._occupancy)
         self._budget = limits.budget(info.max_step_tokens)
         self._sessions: dict[int, Session] = {}
@@ -69,6 +76,7 @@ class Scheduler:
         session = Session(self._next_key, request, now)
         self._next_key += 1
         self._sessions[session.key] = session
+        self.control.opened(session.key, request)
         return Admission(session.key, self.residency.expect(session))
 
     def submit(self, key: int, draft: DraftRequest, now: float) -> RoundVerdict | None:
@@ -106,6 +114,7 @@ class Scheduler:
         session = self._sessions.pop(key, None)
         if session is None:
             return
+        self.control.closed(key)
         self._queue.take(key)
         if key in self._in_flight:
             self._closing[key] = session
@@ -123,7 +132,7 @@ class Scheduler:
         operations = self.residency.settle(homeless, self._sessions, now)
         works = [self._due(key) for key in self._wanted() if self._resident(key)]
         decoding = now - self._last_round_at < DECODING_SECONDS
-        plan = plan_step(works, self._budget, decoding=decoding)
+        plan = plan_step(self._trimmed(works, now), self._budget, decoding=decoding)
         for key, why in plan.held:
             log_held(key, why)
         items = tuple(self._item(share) for share in plan.shares)
@@ -137,6 +146,8 @@ class Scheduler:
         """
         self._step_tokens = job.step_tokens
         if result.failure is None:
+            rounds = sum(item.trial is not None for item in job.items)
+            self.control.stepped(_shape(job), rounds, result.step_seconds, now)
             judged = zip(job.items, result.judgements, strict=True)
             outcomes = [self._apply_item(item, verdict, result, now) for item, verdict in judged]
         else:
@@ -215,6 +226,31 @@ class Scheduler:
         tokens = len(waiting.draft.draft_tokens) + 1
         return Work(key, backlog, tokens, waiting.arrived, waiting.deadline, session.weight)
 
+    def _trimmed(self, works: Sequence[Work], now: float) -> list[Work]:
+        """The works with as many draft tokens in their rounds as are to be verified."""
+        chunk = self._budget.prefill_tokens
+        # The longest waiting first, not the most urgent: all deserve an equal share of what is
+        # spare. Rounds behind a long prompt will not be in this step.
+        due = sorted((w for w in works if w.round_tokens and w.backlog <= chunk), key=_arrival)
+        backlog = sum(work.backlog for work in works)
+        reserve = min(self._budget.prefill_reserve_tokens, backlog)
+        candidates = [self._candidate(work) for work in due]
+        chosen = self.control.choose(
+            candidates,
+            prefill_tokens=min(backlog, self._budget.prefill_tokens),
+            max_draft_tokens=max(0, self._budget.step_tokens - reserve - len(due)),
+            now=now,
+        )
+        verified = {work.key: count + 1 for work, count in zip(due, chosen, strict=True)}
+        return [replace(w, round_tokens=verified.get(w.key, w.round_tokens)) for w in works]
+
+    def _candidate(self, work: Work) -> Candidate:
+        session, waiting = self._sessions[work.key], self._queue.get(work.key)
+        if waiting is None:
+            raise LookupError(f"sequence {work.key} has no round")
+        context = session.cacheable_length
+        return Candidate(work.key, waiting.draft, session.sampling, context, work.deadline)
+
     def _item(self, share: Share) -> JobItem:
         session = self._sessions[share.key]
         slot = self.residency.table.slot_of(share.key)
@@ -222,17 +258,17 @@ class Scheduler:
             raise LookupError(f"sequence {share.key} was planned without a slot")
         start = self.residency.table.length(share.key)
         tokens = tuple(session.tokens[start : start + share.backlog_tokens])
-        waiting = self._queue.take(share.key) if share.with_round else None
+        waiting = self._queue.take(share.key) if share.round_tokens else None
         self._in_flight[share.key] = waiting
         if waiting is None:
             return JobItem(share.key, slot, start, tokens, None)
         waiting.attempts += 1
-        draft = waiting.draft
+        verified = share.round_tokens - 1
+        draft_tokens = waiting.draft.draft_tokens[:verified]
+        distributions = waiting.draft.distributions[:verified]
         position = len(session.tokens)
-        trial = Trial(
-            draft.draft_tokens, draft.distributions, session.sampling, session.seen, position
-        )
-        fed = (*tokens, session.tokens[-1], *draft.draft_tokens)
+        trial = Trial(draft_tokens, distributions, session.sampling, session.seen, position)
+        fed = (*tokens, session.tokens[-1], *draft_tokens)
         return JobItem(share.key, slot, start, fed, trial)
 
     def _apply_item(
@@ -240,7 +276,7 @@ class Scheduler:
     ) -> Outcome | None:
         session = self._sessions.get(item.key) or self._closing[item.key]
         waiting = self._in_flight[item.key]
-        if waiting is None or judgement is None:
+        if waiting is None or judgement is None or item.trial is None:
             self._advance_prefix(session, item.start + len(item.tokens), now)
             return None
         self._last_round_at = now
@@ -250,14 +286,15 @@ class Scheduler:
         verdict = RoundVerdict(
             committed_length=waiting.draft.committed_length,
             accepted=judgement.accepted,
-            verified=len(waiting.draft.draft_tokens),
+            verified=len(item.trial.draft_tokens),
             next_token=judgement.next_token,
             bonus=judgement.bonus,
             queue_seconds=max(0.0, now - result.step_seconds - waiting.arrived),
             compute_seconds=result.step_seconds,
-            max_draft_tokens_hint=self.hint_tokens,
+            max_draft_tokens_hint=self.control.hint(item.key),
             load=self.load,
         )
+        self.control.judged(item.key, waiting.draft, verdict)
         session.commit(waiting.draft, verdict, now)
         self.residency.advance(session, session.cacheable_length, now, served=True)
         return Outcome(item.key, waiting.draft, verdict)
@@ -287,6 +324,15 @@ class Scheduler:
             elif item.key in self._sessions:
                 self._queue.put_back(waiting)
         return outcomes
+
+
+def _arrival(work: Work) -> float:
+    return work.arrived
+
+
+def _shape(job: Job) -> StepShape:
+    context = sum(item.start for item in job.items)
+    return StepShape(job.step_tokens, len(job.items), context)
 
 
 def _late(late: Round, now: float) -> Outcome:

@@ -20,6 +20,7 @@ from sled_verifier.auth import Door, OpenDoor, TokenFile
 from sled_verifier.batched import BatchedBackend
 from sled_verifier.config import VerifierConfig, split_address
 from sled_verifier.engine.base import Engine
+from sled_verifier.engine.factory import load_control
 from sled_verifier.gpu.base import GpuReader
 from sled_verifier.metrics import Metrics
 from sled_verifier.openai.backend import OpenAIBackend
@@ -67,7 +68,14 @@ class VerifierServer:
             self.backend, shape = engine, engine.info.engine
             engine.observer = self.metrics
         else:
-            self.backend = BatchedBackend(engine, limits, policy=policy, observer=self.metrics)
+            self.backend = BatchedBackend(
+                engine,
+                limits,
+                policy=policy,
+                control=load_control(config),
+                measure_seconds=config.batching.measure_seconds,
+                observer=self.metrics,
+            )
             shape = f"batched/{engine.info.engine}"
         self.service = Service(
             self.backend,

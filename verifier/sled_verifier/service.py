@@ -123,10 +123,12 @@ class Service:
             },
         )
 
-    def note_round(self, key: DraftModelKey, verdict: RoundVerdict, draft_micros: int) -> None:
-        """Count a verdict that goes to a device."""
+    def note_round(
+        self, key: DraftModelKey, verdict: RoundVerdict, sent_tokens: int, draft_micros: int
+    ) -> None:
+        """Count a verdict on a draft of `sent_tokens` that goes to a device."""
         self.tally.round_answered(key, verdict, draft_micros)
-        self.metrics.device_round(key, verdict)
+        self.metrics.device_round(key, verdict, sent_tokens)
 
     def stats_message(self) -> pb.Stats:
         """The present load and all totals."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_verifier import frames
@@ -106,6 +107,7 @@ class DeviceStream:
             self._service.check_not_draining()
             request = frames.read_open(message, self.device_id, self._service.backend.info)
             request = self._service.of_tenant(request)
+            request = replace(request, draft_model=self._draft_model[0])
             self._service.devices.take_sequence(self.device_id)
             try:
                 admission = await self._service.backend.open(request)
@@ -150,7 +152,8 @@ class DeviceStream:
             # A repeated draft gets the very same verdict and is no further round.
             if verdict is not self._verdicts.get(sequence):
                 self._verdicts[sequence] = verdict
-                self._service.note_round(self._draft_model, verdict, draft_micros)
+                sent = len(request.draft_tokens)
+                self._service.note_round(self._draft_model, verdict, sent, draft_micros)
             self._refused_in_a_row = 0
             await self.send(frames.verdict_frame(sequence, verdict))
         except Refusal as refusal:

@@ -409,6 +409,7 @@ class Draft(_message.Message):
     DRAFT_PROBS_FIELD_NUMBER: _builtins.int
     DRAFT_MICROS_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    DRAFT_CONFIDENCES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     committed_length: _builtins.int
     """Number of committed output tokens before this draft."""
@@ -420,6 +421,10 @@ class Draft(_message.Message):
     """Microseconds the device spent drafting this round."""
     deadline_ms: _builtins.int
     """Milliseconds the device is willing to wait for the verdict; 0 = the server's default. Sets the deadline order."""
+    draft_confidences: _builtins.bytes
+    """The drafter's own probability of each draft token, one byte a token, in 255ths; empty when it has none or sends distributions.
+    A verifier under load verifies what is likely first. Says nothing about what is correct: a false value only costs its sender.
+    """
     @_builtins.property
     def draft_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -432,10 +437,11 @@ class Draft(_message.Message):
         draft_probs: _builtins.bytes = ...,
         draft_micros: _builtins.int = ...,
         deadline_ms: _builtins.int = ...,
+        draft_confidences: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_length", b"committed_length", "deadline_ms", b"deadline_ms", "draft_micros", b"draft_micros", "draft_probs", b"draft_probs", "draft_tokens", b"draft_tokens", "prefix_hash", b"prefix_hash", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_length", b"committed_length", "deadline_ms", b"deadline_ms", "draft_confidences", b"draft_confidences", "draft_micros", b"draft_micros", "draft_probs", b"draft_probs", "draft_tokens", b"draft_tokens", "prefix_hash", b"prefix_hash", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

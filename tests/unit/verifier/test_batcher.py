@@ -26,21 +26,21 @@ def test_nothing_to_do() -> None:
 
 def test_rounds_come_before_prompts_even_older_ones() -> None:
     plan = plan_step([a_prompt(1, 1000, arrived=-9), a_round(2)], BUDGET, decoding=False)
-    assert plan.shares == (Share(2, 0, True), Share(1, 16, False))
+    assert plan.shares == (Share(2, 0, 5), Share(1, 16, 0))
 
 
 def test_without_rounds_a_prompt_takes_the_whole_step() -> None:
-    assert plan_step([a_prompt(1, 1000)], BUDGET, decoding=False).shares == (Share(1, 64, False),)
+    assert plan_step([a_prompt(1, 1000)], BUDGET, decoding=False).shares == (Share(1, 64, 0),)
 
 
 def test_while_devices_decode_a_prompt_keeps_to_its_chunk() -> None:
-    assert plan_step([a_prompt(1, 1000)], BUDGET, decoding=True).shares == (Share(1, 16, False),)
+    assert plan_step([a_prompt(1, 1000)], BUDGET, decoding=True).shares == (Share(1, 16, 0),)
 
 
 def test_prompts_keep_moving_when_rounds_could_fill_the_step() -> None:
     works = [a_round(key, 8) for key in range(20)] + [a_prompt(99, 1000)]
     plan = plan_step(works, BUDGET, decoding=True)
-    assert plan.shares[-1] == Share(99, 8, False)
+    assert plan.shares[-1] == Share(99, 8, 0)
     assert len(plan.shares) == 8
     assert dict(plan.held)[19] is Held.STEP_FULL
 
@@ -48,14 +48,14 @@ def test_prompts_keep_moving_when_rounds_could_fill_the_step() -> None:
 def test_the_reserve_is_not_kept_for_prompts_that_need_less() -> None:
     works = [a_round(key, 6) for key in range(20)] + [a_prompt(99, 2)]
     plan = plan_step(works, BUDGET, decoding=True)
-    assert len([share for share in plan.shares if share.with_round]) == 10
+    assert len([share for share in plan.shares if share.round_tokens]) == 10
 
 
 def test_a_prompt_that_ends_in_this_step_takes_its_round_along() -> None:
     work = a_prompt(1, 10, round_tokens=6)
-    assert plan_step([work], BUDGET, decoding=True).shares == (Share(1, 10, True),)
+    assert plan_step([work], BUDGET, decoding=True).shares == (Share(1, 10, 6),)
     work = a_prompt(1, 11, round_tokens=6)
-    assert plan_step([work], BUDGET, decoding=True).shares == (Share(1, 11, False),)
+    assert plan_step([work], BUDGET, decoding=True).shares == (Share(1, 11, 0),)
 
 
 def test_who_is_held_back_is_told_why() -> None:
@@ -118,17 +118,17 @@ def test_random_steps_keep_every_bound() -> None:
         for share in plan.shares:
             work = by_key.pop(share.key)
             assert share.backlog_tokens <= work.backlog
-            assert share.backlog_tokens > 0 or share.with_round
-            if share.with_round:
+            assert share.backlog_tokens > 0 or share.round_tokens
+            if share.round_tokens:
                 assert work.round_tokens > 0
                 assert share.backlog_tokens == work.backlog
-            total += share.backlog_tokens + work.round_tokens * share.with_round
+            total += share.backlog_tokens + share.round_tokens
             prefill += share.backlog_tokens
         assert {key for key, _ in plan.held} == by_key.keys()
         assert total <= budget.step_tokens
         if decoding:
             assert prefill <= budget.prefill_tokens
         if any(not work.backlog for work in works):
-            assert any(share.with_round for share in plan.shares)
+            assert any(share.round_tokens for share in plan.shares)
         if prefill == 0 and any(work.backlog for work in works):
             assert budget.prefill_reserve_tokens == 0

@@ -6,7 +6,6 @@ import pytest
 
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_verifier.devices import MAX_STREAMS_PER_DEVICE, DeviceRegistry
-from sled_verifier.hint import DraftHint
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Load, RoundVerdict
 from sled_verifier.tally import MAX_DRAFT_MODELS, MAX_REVISIONS, OTHER, DraftModelKey, Tally
@@ -93,51 +92,3 @@ def test_the_registry_forgets_devices_that_left() -> None:
     for _ in range(MAX_STREAMS_PER_DEVICE):
         registry.disconnect("a")
     assert registry.connected == 1
-
-
-# ---- the hint
-
-
-def busy_hint(*, token_seconds: float, idle_share: float = 0.0, sequences: int = 8) -> int:
-    """What is recommended after 200 steps of varying size at this cost and load, four of five draft
-    tokens accepted.
-    """
-    hint = DraftHint(8)
-    now = 0.0
-    for step in range(200):
-        tokens = sequences * (2 + step % 5)
-        seconds = 0.02 + token_seconds * tokens
-        now += seconds / (1 - idle_share)
-        hint.observe(tokens, sequences, seconds, now)
-        hint.judged(4, 8)
-    return hint.draft_tokens
-
-
-def test_without_experience_everything_is_allowed() -> None:
-    assert DraftHint(8).draft_tokens == 8
-
-
-def test_an_engine_with_time_to_spare_does_not_hold_anybody_back() -> None:
-    assert busy_hint(token_seconds=0.01, idle_share=0.5) == 8
-
-
-def test_nearly_free_tokens_are_worth_drafting_at_full_load() -> None:
-    assert busy_hint(token_seconds=1e-6) == 8
-
-
-def test_where_arithmetic_is_the_limit_drafting_is_not_worth_it() -> None:
-    assert busy_hint(token_seconds=0.05) == 0
-
-
-def test_between_the_two_the_hint_is_between() -> None:
-    lengths = [busy_hint(token_seconds=cost) for cost in (1e-5, 3e-4, 1e-3, 3e-3, 1e-2)]
-    assert lengths == sorted(lengths, reverse=True)
-    assert 0 < lengths[2] < 8
-
-
-def test_steps_that_are_all_alike_teach_nothing() -> None:
-    hint = DraftHint(8)
-    for step in range(200):
-        hint.observe(40, 8, 0.1, 0.1 * (step + 1))
-        hint.judged(4, 8)
-    assert hint.draft_tokens == 8

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sled_protocol import limits as wire
+from sled_protocol.confidence import pack_confidences
 from sled_protocol.distribution import DraftDistribution, pack
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_speculation.sampling import AcceptanceMode
@@ -107,3 +108,15 @@ def test_frames_to_the_device() -> None:
     assert (refused.sequence, refused.reason) == (4, pb.REFUSAL_REASON_QUEUE_FULL)
     assert (refused.retry_after_ms, refused.committed_length) == (200, 6)
     assert len(refused.message) == wire.MAX_MESSAGE_CHARACTERS
+
+
+def test_confidences_come_with_their_tokens_or_not_at_all() -> None:
+    message = pb.Draft(
+        sequence=1, draft_tokens=[1, 2], draft_confidences=pack_confidences([1.0, 0.2])
+    )
+    assert read_draft(message, INFO, Limits()).confidences == (1.0, 51 / 255)
+    message.draft_confidences = b"\x01"
+    with pytest.raises(Refusal, match="2 draft tokens came with 1 confidences") as refused:
+        read_draft(message, INFO, Limits())
+    assert refused.value.reason is Reason.MALFORMED
+    assert pack_confidences([-1.0, 2.0]) == b"\x00\xff"

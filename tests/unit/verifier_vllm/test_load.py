@@ -14,10 +14,10 @@ import pytest
 from sled_speculation.sampling import SamplingParams
 from sled_testkit.text_device import TextDevice, draft_request, open_request
 from sled_verifier.limits import Limits
+from sled_verifier.load_control import Candidate, LoadControl
 from sled_verifier.vllm.backend import VllmBackend
 from sled_verifier.vllm.fake import FakeRuntime
 from sled_verifier.vllm.gathering import Hold, hold_for
-from sled_verifier.vllm.load_policy import Candidate, HintPolicy
 from sled_verifier.vllm.measuring import measure_step
 from sled_verifier.vllm.roster import Roster
 from sled_verifier.vllm.runtime import Output, StepOrder, StepReport
@@ -100,7 +100,7 @@ def test_a_closed_loop_of_quick_devices_keeps_the_batch_full() -> None:
 # ---- the policy
 
 
-class Half(HintPolicy):
+class Half(LoadControl):
     """Verifies half of each draft, and notes whom it was asked about."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ async def test_the_policy_says_how_much_of_a_draft_is_verified() -> None:
     policy, runtime = Half(), FakeRuntime()
     prompt = [3, 1, 4]
     text = runtime.model.greedy(prompt, 40)
-    async with VllmBackend(runtime, ThreadPoolExecutor(1), LIMITS, policy=policy) as backend:
+    async with VllmBackend(runtime, ThreadPoolExecutor(1), LIMITS, control=policy) as backend:
         key = (await backend.open(open_request(prompt))).key
         await backend.verify(key, draft_request(prompt, []))
         verdict = await backend.verify(key, draft_request(prompt, text[:1], text[1:7]))
@@ -142,15 +142,6 @@ async def test_the_policy_says_how_much_of_a_draft_is_verified() -> None:
         backend.close(key)
     assert (key, 6) in policy.asked
     assert policy.ended == [key]
-
-
-def test_everything_is_verified_as_far_as_it_fits() -> None:
-    drafts = [draft_request([1], [], [2] * count) for count in (8, 8, 3)]
-    candidates = [Candidate(k, d, SamplingParams(), 1, 9.0) for k, d in enumerate(drafts)]
-    policy = HintPolicy(8)
-    assert policy.choose(candidates, prefill_tokens=0, max_draft_tokens=99, now=0) == (8, 8, 3)
-    assert policy.choose(candidates, prefill_tokens=0, max_draft_tokens=10, now=0) == (8, 2, 0)
-    assert policy.choose(candidates, prefill_tokens=0, max_draft_tokens=-1, now=0) == (0, 0, 0)
 
 
 # ---- order and cost
@@ -177,7 +168,7 @@ def test_weights_and_deadlines_order_the_step() -> None:
 def test_a_step_is_measured_at_the_size_that_was_asked_for() -> None:
     orders: list[StepOrder] = []
     runtime = FakeRuntime(slots=4, before_step=orders.append)
-    assert measure_step(runtime, sequences=3, tokens=5, context_tokens=40) == 0.0
+    assert measure_step(runtime, 3, 5, 40) == 0.0
     trials = [order.trials for order in orders if order.trials]
     assert [[len(t.draft_tokens) for t in step] for step in trials] == [[4, 4, 4]] * 3
     starts = [start for order in orders for start in order.start]
@@ -186,7 +177,7 @@ def test_a_step_is_measured_at_the_size_that_was_asked_for() -> None:
     assert not runtime.held
     for sequences, tokens, context in ((5, 1, 8), (1, 8, 250), (0, 1, 8), (1, 0, 8)):
         with pytest.raises(ValueError, match="do not fit"):
-            measure_step(runtime, sequences=sequences, tokens=tokens, context_tokens=context)
+            measure_step(runtime, sequences, tokens, context)
 
 
 async def test_slow_steps_are_shared_by_devices_that_answer_at_once() -> None:
@@ -218,5 +209,5 @@ def test_prompts_of_measured_sequences_stay_inside_the_vocabulary() -> None:
     runtime = FakeRuntime(
         slots=2, before_step=lambda order: seen.extend(s.tokens for s in order.start)
     )
-    measure_step(runtime, sequences=2, tokens=1, context_tokens=9)
+    measure_step(runtime, 2, 1, 9)
     assert max(max(tokens) for tokens in seen) < runtime.info.vocab_size

@@ -7,6 +7,7 @@ from typing import Final
 
 from sled_verifier.config import EngineKind, FakeConfig, TorchConfig, VerifierConfig, VllmConfig
 from sled_verifier.engine.base import Engine, EngineError
+from sled_verifier.load_control import LoadControl, LoadSettings
 from sled_verifier.openai.backend import OpenAIBackend
 from sled_verifier.refusal import ConfigError
 from sled_verifier.vllm.backend import VllmBackend
@@ -28,7 +29,12 @@ async def load_target(config: VerifierConfig) -> Engine | VllmBackend | OpenAIBa
 
     try:
         settings = vllm_settings(config)
-        return await VllmBackend.load(lambda: load_runtime(settings), config.batching.limits())
+        return await VllmBackend.load(
+            lambda: load_runtime(settings),
+            config.batching.limits(),
+            control=load_control(config),
+            measure_seconds=config.batching.measure_seconds,
+        )
     except EngineError as error:
         raise ConfigError(f"engine: {error}") from error
 
@@ -41,6 +47,12 @@ def may_use_gpu(config: VerifierConfig) -> bool:
     if engine.kind is EngineKind.TORCH:
         return engine.torch is not None and engine.torch.device != "cpu"
     return engine.kind is EngineKind.VLLM
+
+
+def load_control(config: VerifierConfig) -> LoadControl:
+    """The load policy as configured."""
+    on = config.batching.load_aware
+    return LoadControl(config.batching.max_draft_tokens, LoadSettings(trim=on, meet_deadlines=on))
 
 
 def build_engine(config: VerifierConfig) -> Engine:

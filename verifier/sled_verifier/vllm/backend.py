@@ -10,17 +10,21 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 from sled_verifier.backend import BackendStats, Capacity
 from sled_verifier.batched import RETRY_SECONDS, SWEEP_SECONDS, StepObserver
 from sled_verifier.engine.base import EngineError, EngineInfo
 from sled_verifier.job import Job, JobItem, JobResult
 from sled_verifier.limits import Limits
+from sled_verifier.load_control import LoadControl
+from sled_verifier.measuring import measure_steps
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.scheduler import Outcome
-from sled_verifier.vllm.load_policy import LoadPolicy
+from sled_verifier.vllm.measuring import measure_step
 from sled_verifier.vllm.roster import Roster
 from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport
 from sled_verifier.window import Window
@@ -47,10 +51,12 @@ class VllmBackend:
         thread: ThreadPoolExecutor,
         limits: Limits,
         *,
-        policy: LoadPolicy | None = None,
+        control: LoadControl | None = None,
+        measure_seconds: float = 0.0,
         observer: StepObserver | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        self._measure_seconds = measure_seconds
         self.observer = observer
         """Told of steps and verdicts."""
         self.failed = asyncio.Event()
@@ -61,7 +67,7 @@ class VllmBackend:
         """
         self._runtime = runtime
         self._thread = thread
-        self._roster = Roster(runtime.info, limits, policy)
+        self._roster = Roster(runtime.info, limits, control)
         self._clock = clock or asyncio.get_running_loop().time
         self._waiters: dict[int, asyncio.Future[RoundVerdict]] = {}
         self._wake = asyncio.Event()
@@ -80,14 +86,12 @@ class VllmBackend:
         cls,
         make_runtime: Callable[[], DraftingRuntime],
         limits: Limits,
-        *,
-        observer: StepObserver | None = None,
-        clock: Callable[[], float] | None = None,
+        **options: Any,
     ) -> VllmBackend:
         """Load the target model without blocking the event loop.
 
         `make_runtime` runs in the thread that will own the runtime: vLLM's compute threads belong to
-        the thread that started them.
+        the thread that started them. `options` are those of the class.
 
         Raises:
             EngineError: see `launch.load_runtime`.
@@ -98,9 +102,11 @@ class VllmBackend:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(runtime, thread, limits, observer=observer, clock=clock)
+        return cls(runtime, thread, limits, **options)
 
     async def __aenter__(self) -> VllmBackend:
+        if self._measure_seconds > 0:
+            await self._measure()
         self._loop_task = asyncio.create_task(self._run(), name="step-loop")
         return self
 
@@ -194,6 +200,15 @@ class VllmBackend:
     async def tokenizer_gguf(self) -> bytes:
         """See `VerifierBackend.tokenizer_gguf`."""
         return self._runtime.tokenizer_gguf()
+
+    async def _measure(self) -> None:
+        measure = partial(measure_step, self._runtime)
+        roster, loop = self._roster, asyncio.get_running_loop()
+        samples = await loop.run_in_executor(
+            self._thread,
+            partial(measure_steps, measure, self.info, roster.limits, self._measure_seconds),
+        )
+        roster.control.measured(samples)
 
     # ---- the step loop
 

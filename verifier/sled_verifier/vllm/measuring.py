@@ -15,7 +15,7 @@ REPEATS = 3
 
 
 def measure_step(
-    runtime: DraftingRuntime, *, sequences: int, tokens: int, context_tokens: int
+    runtime: DraftingRuntime, sequences: int, tokens: int, context_tokens: int
 ) -> float:
     """Median seconds of a step that judges `tokens - 1` draft tokens of each of so many sequences,
     each with `context_tokens` before them. Call it in the runtime's thread, with no sequence taken in.

@@ -10,10 +10,12 @@ report everything but `order` may be called.
 from __future__ import annotations
 
 from sled_speculation.acceptance import Judgement
+from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
 from sled_verifier.batcher import Work, urgency
 from sled_verifier.engine.base import EngineInfo
 from sled_verifier.limits import Limits
+from sled_verifier.load_control import LoadControl
 from sled_verifier.queue import Round, RoundQueue
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, Load, OpenRequest
@@ -22,7 +24,6 @@ from sled_verifier.scheduler import DECODING_SECONDS, Outcome
 from sled_verifier.session import Session
 from sled_verifier.vllm.foretold import settle
 from sled_verifier.vllm.gathering import Hold, hold_for
-from sled_verifier.vllm.load_policy import HintPolicy, LoadPolicy, StepShape
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
 from sled_verifier.vllm.seats import Seats
 from sled_verifier.vllm.sequence import Sequence
@@ -31,10 +32,12 @@ from sled_verifier.vllm.sequence import Sequence
 class Roster:
     """Sequences, waiting rounds and seats of one runtime."""
 
-    def __init__(self, info: EngineInfo, limits: Limits, policy: LoadPolicy | None = None) -> None:
+    def __init__(
+        self, info: EngineInfo, limits: Limits, control: LoadControl | None = None
+    ) -> None:
         self.info = info
         self.limits = limits
-        self.policy = policy or HintPolicy(limits.max_draft_tokens)
+        self.control = control or LoadControl(limits.max_draft_tokens)
         self.seats = Seats(info.slots)
         self._sequences: dict[int, Sequence] = {}
         self._queue = RoundQueue(limits.max_queue)
@@ -64,7 +67,7 @@ class Roster:
         session = Session(self._next_key, request, now)
         self._next_key += 1
         self._sequences[session.key] = Sequence(session)
-        self.policy.opened(session.key, request)
+        self.control.opened(session.key, request)
         return Admission(session.key, 0)
 
     def submit(self, key: int, draft: DraftRequest, now: float) -> Outcome | Verdict | None:
@@ -108,7 +111,7 @@ class Roster:
         """End a sequence and free everything it holds; unknown keys are ignored."""
         if self._sequences.pop(key, None) is None:
             return
-        self.policy.closed(key)
+        self.control.closed(key)
         self._queue.take(key)
         if self.seats.leave(key):
             self._leaving.append(key)
@@ -253,7 +256,7 @@ class Roster:
         chunk = self.limits.prefill_chunk_tokens if self.seats.computing else 0
         step_tokens = min(self.limits.step_tokens, self.info.max_step_tokens)
         reserve = min(chunk, step_tokens // 4)
-        verified = self.policy.choose(
+        verified = self.control.choose(
             [self._sequences[waiting.key].candidate(waiting) for waiting in due],
             prefill_tokens=chunk,
             max_draft_tokens=max(0, step_tokens - reserve - len(due)),
@@ -280,7 +283,7 @@ class Roster:
             if key in self._sequences
         )
         shape = StepShape(self._step_tokens, len(report.ran), context)
-        self.policy.stepped(shape, len(order.trials), report.seconds, now)
+        self.control.stepped(shape, len(order.trials), report.seconds, now)
 
     def _leave(self, key: int | None) -> None:
         if key is not None:
@@ -343,10 +346,10 @@ class Roster:
             bonus=judgement.bonus,
             queue_seconds=max(0.0, now - seconds - waiting.arrived),
             compute_seconds=seconds,
-            max_draft_tokens_hint=self.policy.hint(waiting.key),
+            max_draft_tokens_hint=self.control.hint(waiting.key),
             load=self.load,
         )
-        self.policy.judged(waiting.key, waiting.draft, verdict)
+        self.control.judged(waiting.key, waiting.draft, verdict)
         sequence.session.commit(waiting.draft, verdict, now)
         sequence.answered_at = now
         self._last_round_at = now

@@ -7,11 +7,11 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
+from sled_verifier.load_control import Candidate
 from sled_verifier.queue import Round
 from sled_verifier.rounds import TOKEN_ARRAY
 from sled_verifier.session import Session
 from sled_verifier.vllm.gathering import MARGIN
-from sled_verifier.vllm.load_policy import Candidate
 
 
 @dataclass(slots=True)

@@ -1,0 +1,162 @@
+"""Which draft tokens a step verifies, and which draft length pays: goodput over a measured step cost. Pure; no clock.
+
+A verifier that is the bottleneck should spend each second where it brings most output. A draft token brings its *survival*,
+the probability that it and all before it are accepted, and costs what the step takes longer for it; the best set of tokens
+has the highest goodput, output per second (Liu et al. 2024, "Optimizing speculative decoding for serving large language
+models using goodput"), here over all sequences of the step at once. While the engine has time to spare, the seconds between
+steps count too, so nearly everything that was drafted is worth verifying.
+
+Why trimming leaves the output's distribution as it is. When the first k draft tokens of a sequence are verified and all are
+accepted, the next token is the target's own at that position, a bonus token as after a draft of k tokens. Rejection sampling
+is exact for every k that was fixed before token k was looked at (`acceptance`, rule 2): k may depend on what was drafted
+before, on the distributions, on the past and on other sequences, but not on the drawn token k itself, nor on later ones, nor
+on anything that the target says about them. Hence each round comes with two views of itself:
+
+- `survival[i]`, in which entry i looks at draft tokens before i only, decides whether token i is verified: token i is in when
+  its survival reaches the price of the step;
+- `foreseen`, which looks at no draft token at all, is what the price is computed from.
+
+Where the output is the same whatever is verified (greedy decoding, and `match` mode, in which the target samples without the
+drafts), `survival[i]` may look at everything, and both views are one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sled_speculation.step_cost import StepCost
+
+Survival = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class DraftedRound:
+    """One sequence's draft: float64 [draft tokens], never rising, each 0 to 1. See the module for what may be in them."""
+
+    survival: Survival
+    foreseen: Survival
+
+
+@dataclass(frozen=True, slots=True)
+class StepFrame:
+    """What a step holds besides draft tokens, and its bounds.
+
+    `idle_seconds` is the time that the engine lately had to spare per step (infinite: draft tokens cost nothing).
+    `max_draft_tokens` is the room in the step, and
+    `max_seconds` what the most urgent round can wait for; a step that takes longer even without drafts has missed it anyway.
+    """
+
+    rounds: int
+    prefill_tokens: int = 0
+    context_tokens: int = 0
+    idle_seconds: float = 0.0
+    max_draft_tokens: int = 1_000_000
+    max_seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """`verified` [rounds] draft tokens of each round; `price` is the survival that a token needed to be among them."""
+
+    verified: tuple[int, ...]
+    price: float
+
+
+def survival_of(acceptances: Sequence[float]) -> Survival:
+    """The running product: float64 [n] from one acceptance probability for each draft token, given all before it."""
+    return np.asarray(np.cumprod(np.asarray(acceptances, dtype=np.float64)), dtype=np.float64)
+
+
+def trim(rounds: Sequence[DraftedRound], frame: StepFrame, cost: StepCost) -> Trim:
+    """Choose the draft tokens of one step; among equals those of earlier `rounds` come first."""
+    foreseen = _falling([round_.foreseen for round_ in rounds])
+    quote = _quote(foreseen, frame, cost)
+    counts = [paying_length(round_.survival, quote.price) for round_ in rounds]
+    one_view = all(round_.survival is round_.foreseen for round_ in rounds)
+    most = quote.best if one_view else quote.room
+    if sum(counts) > most:
+        counts = _most_likely(rounds, counts, most)
+    return Trim(tuple(counts), quote.price)
+
+
+def price_of(foreseen: Survival, frame: StepFrame, cost: StepCost) -> float:
+    """The survival that pays in a step with these draft tokens, float64 [n] falling; `NOTHING_PAYS` when none does."""
+    return _quote(foreseen, frame, cost).price
+
+
+def paying_length(survival: Survival, price: float) -> int:
+    """How many draft tokens reach the price."""
+    return int(np.searchsorted(-survival, -price, side="right"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Quote:
+    """The survival that pays, how many of the foreseen tokens have it, and how many the step may hold."""
+
+    price: float
+    best: int
+    room: int
+
+
+def _quote(foreseen: Survival, frame: StepFrame, cost: StepCost) -> _Quote:
+    """The count of highest goodput, `foreseen` [n] falling.
+
+    All counts are compared and not just the next one: where a second token costs a jump, a third may be nearly free.
+    """
+    if not foreseen.size:
+        return _Quote(0.0, 0, 0)
+    whole, prefill_seconds = _seconds(
+        min(foreseen.size, max(frame.max_draft_tokens, 0)), frame, cost
+    )
+    room = int((whole <= max(frame.max_seconds, float(whole[0]))).sum()) - 1
+    # Prompts that share the step pay for themselves.
+    seconds = whole - prefill_seconds
+    expected = max(frame.rounds, 1) + np.concatenate([[0.0], np.cumsum(foreseen[:room])])
+    spare = math.isinf(frame.idle_seconds)
+    rates = expected if spare else expected / (seconds[: room + 1] + frame.idle_seconds)
+    best = int(rates.argmax())
+    if best == 0:
+        return _Quote(NOTHING_PAYS, 0, room)
+    price = float(foreseen[best - 1])
+    if best == foreseen.size:
+        last = float(seconds[best] - seconds[best - 1])
+        price = 0.0 if spare else min(price, float(rates[best]) * last)
+    return _Quote(price, best, room)
+
+
+def _seconds(most: int, frame: StepFrame, cost: StepCost) -> tuple[NDArray[np.float64], float]:
+    """Seconds [most + 1] of a step with 0 to `most` draft tokens, and those of them that its prompts add."""
+    sequences = frame.rounds + (frame.prefill_tokens > 0)
+    base = max(frame.rounds, 1)
+    tokens = np.arange(base, base + most + 1)
+    whole = cost.by_tokens(tokens + frame.prefill_tokens, sequences, frame.context_tokens)
+    if not frame.prefill_tokens:
+        return whole, 0.0
+    alone = cost.by_tokens(tokens[:1], sequences, frame.context_tokens)
+    return whole, float(whole[0] - alone[0])
+
+
+def _falling(views: Sequence[Survival]) -> Survival:
+    if not views:
+        return np.zeros(0)
+    return -np.sort(-np.concatenate(views))
+
+
+def _most_likely(rounds: Sequence[DraftedRound], counts: Sequence[int], most: int) -> list[int]:
+    """The `most` tokens of highest survival among the first `counts` of each round.
+
+    Whether a token is among them depends on more likely ones only, hence on no later token of its own round.
+    """
+    owners = np.repeat(np.arange(len(rounds)), counts)
+    survival = np.concatenate([r.survival[:n] for r, n in zip(rounds, counts, strict=True)])
+    kept = owners[np.argsort(-survival, kind="stable")[: max(most, 0)]]
+    return [int(n) for n in np.bincount(kept, minlength=len(rounds))]
+
+
+NOTHING_PAYS = math.inf
+"""A price that no survival reaches."""

@@ -1,0 +1,131 @@
+"""The step cost is learnt from steps of any shape: it fits, never falls, forgets, and stays small."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from sled_speculation.step_cost import (
+    KNOTS,
+    StepCost,
+    StepCostEstimate,
+    StepShape,
+    measurement_shapes,
+)
+
+
+def jumpy(shape: StepShape) -> float:
+    """A machine where the second token costs a jump and the next fifteen are nearly free."""
+    curve = np.interp(shape.tokens, [1, 4, 20, 40, 256], [0.16, 0.26, 0.35, 0.5, 2.6])
+    return float(curve) + 0.002 * shape.sequences + 3e-6 * shape.context_tokens
+
+
+def learnt(noise: float = 0.03, slots: int = 16) -> StepCostEstimate:
+    rng = random.Random(4)
+    estimate = StepCostEstimate()
+    for repetition in range(2):
+        for sequences, length in measurement_shapes(slots, 256, 16, 2048):
+            shape = StepShape(sequences * length, sequences, sequences * (40 + 400 * repetition))
+            estimate.observe(shape, jumpy(shape) * rng.uniform(1 - noise, 1 + noise))
+    return estimate
+
+
+def test_it_predicts_shapes_between_those_it_has_seen() -> None:
+    cost = learnt().cost()
+    assert cost is not None
+    for tokens, sequences in ((1, 1), (2, 1), (5, 1), (12, 4), (20, 4), (24, 8), (80, 16)):
+        shape = StepShape(tokens, sequences, sequences * 200)
+        assert cost.seconds(shape) == pytest.approx(jumpy(shape), rel=0.12), shape
+
+
+def test_it_never_falls_with_more_tokens_and_goes_on_above_the_last_knot() -> None:
+    cost = learnt(noise=0.4).cost()
+    assert cost is not None
+    seconds = cost.by_tokens(np.arange(1, 6000), 4, 400)
+    assert (np.diff(seconds) >= 0).all()
+    exact = learnt(noise=0.0).cost()
+    assert exact is not None
+    assert exact.seconds(StepShape(6000, 4, 0)) > 1.3 * exact.seconds(StepShape(4096, 4, 0))
+
+
+def test_nothing_is_claimed_before_two_token_counts_were_seen() -> None:
+    estimate = StepCostEstimate()
+    assert estimate.cost() is None
+    for _ in range(100):
+        estimate.observe(StepShape(8, 8, 100), 0.1)
+    assert estimate.cost() is None
+    estimate.observe(StepShape(40, 8, 100), 0.2)
+    assert estimate.cost() is not None
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_change_of_pace_that_one_shape_shows_holds_for_all(factor: float) -> None:
+    estimate = learnt()
+    estimate.load(())
+    assert estimate.cost() is not None
+    for _ in range(600):
+        estimate.observe(StepShape(8, 8, 800), factor * jumpy(StepShape(8, 8, 800)))
+    cost = estimate.cost()
+    assert cost is not None
+    for tokens in (8, 40):
+        shape = StepShape(tokens, 8, 800)
+        assert cost.seconds(shape) == pytest.approx(factor * jumpy(shape), rel=0.15)
+
+
+def test_a_curve_that_changes_its_shape_is_learnt_anew() -> None:
+    estimate = learnt()
+    rng = random.Random(2)
+    cost = None
+    for _ in range(3000):
+        shape = StepShape(rng.choice([4, 8, 16, 32, 64]), 4, 400)
+        estimate.observe(shape, 0.05 + 0.01 * shape.tokens)
+        cost = estimate.cost()
+    assert cost is not None
+    for tokens in (4, 16, 64):
+        expected = 0.05 + 0.01 * tokens
+        assert cost.seconds(StepShape(tokens, 4, 400)) == pytest.approx(expected, rel=0.15)
+
+
+def test_one_outlier_moves_nothing_far() -> None:
+    estimate = learnt()
+    shape = StepShape(8, 8, 800)
+    estimate.observe(shape, 1000.0)
+    estimate.load(())
+    cost = estimate.cost()
+    assert cost is not None
+    assert cost.seconds(shape) < 3 * jumpy(shape)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_what_is_no_time_is_ignored(seconds: float) -> None:
+    estimate = StepCostEstimate()
+    estimate.observe(StepShape(1, 1, 0), seconds)
+    estimate.observe(StepShape(0, 0, 0), 1.0)
+    estimate.observe(StepShape(9, 1, 0), 1.0)
+    assert estimate.cost() is None
+
+
+def test_memory_is_bounded_by_shapes() -> None:
+    estimate = StepCostEstimate()
+    rng = random.Random(1)
+    for _ in range(5000):
+        sequences = rng.randrange(1, 65)
+        estimate.observe(StepShape(sequences * rng.randrange(1, 18), sequences, 0), 0.1)
+    assert len(estimate._cells) <= (len(KNOTS) + 1) * 8
+
+
+def test_the_shapes_to_measure_fit_a_step_and_cover_every_load() -> None:
+    shapes = list(measurement_shapes(12, 64, 16, 512))
+    assert all(sequences * length <= 64 and sequences <= 12 for sequences, length in shapes)
+    assert {sequences for sequences, _ in shapes} == {1, 2, 4, 8, 12}
+    assert len(set(shapes)) == len(shapes)
+    assert shapes[0] == (1, 1)
+
+
+def test_a_cost_by_hand() -> None:
+    cost = StepCost(np.array([0.01 + 0.001 * knot for knot in KNOTS]), 0.002, 1e-6)
+    assert cost.seconds(StepShape(10, 2, 1000)) == pytest.approx(0.02 + 0.004 + 0.001)
+    assert cost.seconds(StepShape(8192, 1, 0)) == pytest.approx(0.01 + 8.192 + 0.002)
+    assert cost.seconds(StepShape(0, 0, 0)) == 0.0

@@ -1,0 +1,143 @@
+"""Which draft tokens a step verifies: the best count by goodput, deadlines, room, and nothing that biases."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+
+from sled_speculation.step_cost import KNOTS, StepCost
+from sled_speculation.trimming import (
+    NOTHING_PAYS,
+    DraftedRound,
+    StepFrame,
+    paying_length,
+    price_of,
+    survival_of,
+    trim,
+)
+
+
+def straight(fixed: float, token: float) -> StepCost:
+    return StepCost(np.array([fixed + token * knot for knot in KNOTS]))
+
+
+def greedy(*acceptances: float) -> DraftedRound:
+    survival = survival_of(acceptances)
+    return DraftedRound(survival, survival)
+
+
+def goodput(rounds: list[DraftedRound], verified: tuple[int, ...], cost: StepCost) -> float:
+    expected = sum(1 + float(r.survival[:n].sum()) for r, n in zip(rounds, verified, strict=True))
+    tokens = np.array([len(rounds) + sum(verified)])
+    return expected / float(cost.by_tokens(tokens, len(rounds), 0)[0])
+
+
+def test_no_other_choice_has_a_higher_goodput() -> None:
+    rng = random.Random(7)
+    for _ in range(60):
+        curve = np.cumsum([rng.choice([0.0, 0.001, 0.004, 0.02]) for _ in KNOTS]) + 0.01
+        cost = StepCost(np.asarray(curve, dtype=np.float64))
+        rounds = [greedy(*(rng.random() for _ in range(rng.randrange(4)))) for _ in range(3)]
+        found = trim(rounds, StepFrame(3), cost).verified
+        lengths = [range(len(r.survival) + 1) for r in rounds]
+        best = max(goodput(rounds, tuple(c), cost) for c in itertools.product(*lengths))
+        assert goodput(rounds, found, cost) == pytest.approx(best)
+
+
+def test_nearly_free_tokens_are_all_verified_and_dear_ones_none() -> None:
+    rounds = [greedy(0.8, 0.8, 0.8, 0.8)] * 4
+    assert trim(rounds, StepFrame(4), straight(1.0, 1e-6)).verified == (4, 4, 4, 4)
+    trimmed = trim(rounds, StepFrame(4), straight(0.0, 1.0))
+    assert trimmed.verified == (0, 0, 0, 0)
+    assert trimmed.price == NOTHING_PAYS
+
+
+def test_doubtful_tails_go_first() -> None:
+    rounds = [greedy(0.95, 0.95, 0.95), greedy(0.95, 0.3, 0.9), greedy(0.2)]
+    assert trim(rounds, StepFrame(3), straight(1.0, 0.15)).verified == (3, 1, 0)
+
+
+def test_an_idle_engine_verifies_what_a_busy_one_trims() -> None:
+    rounds = [greedy(0.5, 0.5)]
+    cost = straight(0.01, 0.02)
+    assert trim(rounds, StepFrame(1), cost).verified == (0,)
+    assert trim(rounds, StepFrame(1, idle_seconds=1.0), cost).verified == (2,)
+    assert trim(rounds, StepFrame(1, idle_seconds=math.inf), cost).verified == (2,)
+
+
+def test_a_jump_is_taken_when_enough_lies_behind_it() -> None:
+    curve = [0.1 if knot == 1 else 0.16 + 0.0001 * knot for knot in KNOTS]
+    cost = StepCost(np.array(curve))
+    assert trim([greedy(0.5)], StepFrame(1), cost).verified == (0,)
+    assert trim([greedy(0.7, 0.9, 0.9, 0.9)], StepFrame(1), cost).verified == (4,)
+
+
+def test_a_deadline_shortens_the_step_but_never_below_one_token_a_round() -> None:
+    rounds = [greedy(0.99, 0.99, 0.99, 0.99)] * 2
+    cost = straight(0.1, 0.01)
+    assert sum(trim(rounds, StepFrame(2, max_seconds=0.151), cost).verified) == 3
+    assert trim(rounds, StepFrame(2, max_seconds=0.01), cost).verified == (0, 0)
+    with_prompt = StepFrame(2, prefill_tokens=2, max_seconds=0.151)
+    assert sum(trim(rounds, with_prompt, cost).verified) == 1
+
+
+def test_room_in_the_step_bounds_what_is_verified_and_equals_share_it() -> None:
+    rounds = [greedy(0.9, 0.9, 0.9)] * 4
+    verified = trim(rounds, StepFrame(4, max_draft_tokens=6), straight(1.0, 1e-6)).verified
+    assert verified == (2, 2, 1, 1)
+    assert trim(rounds, StepFrame(4, max_draft_tokens=0), straight(1.0, 1e-6)).verified == (0,) * 4
+
+
+def test_prompts_in_the_step_do_not_make_drafts_look_cheaper() -> None:
+    rounds = [greedy(0.6, 0.6)] * 4
+    cost = straight(0.1, 0.05)
+    alone = trim(rounds, StepFrame(4), cost).verified
+    assert trim(rounds, StepFrame(4, prefill_tokens=200), cost).verified == alone
+
+
+def test_what_is_seen_decides_at_a_price_from_what_was_foreseen() -> None:
+    cost = straight(1.0, 0.2)
+    foreseen = survival_of([0.7, 0.7, 0.7])
+    sure = DraftedRound(survival_of([0.99, 0.99, 0.99]), foreseen)
+    unsure = DraftedRound(survival_of([0.99, 0.1, 0.99]), foreseen)
+    trimmed = trim([sure, unsure], StepFrame(2), cost)
+    assert trimmed.price == trim([greedy(0.7, 0.7, 0.7)] * 2, StepFrame(2), cost).price
+    assert trimmed.verified == (3, 1)
+
+
+def test_a_longer_draft_of_the_same_round_changes_nothing_about_its_first_tokens() -> None:
+    """Seen tokens: whatever follows token i, its being verified is the same, at a full step too."""
+    rng = random.Random(3)
+    foreseen = survival_of([0.8] * 5)
+    for _ in range(200):
+        others = [DraftedRound(survival_of([rng.random() for _ in range(5)]), foreseen)] * 3
+        start = [rng.random() for _ in range(2)]
+        frame = StepFrame(4, max_draft_tokens=rng.randrange(1, 16))
+        counts = set()
+        for _ in range(5):
+            tail = [rng.random() for _ in range(3)]
+            own = DraftedRound(survival_of([*start, *tail]), foreseen)
+            counts.add(min(2, trim([*others, own], frame, straight(1.0, 0.05)).verified[3]))
+        assert len(counts) == 1
+
+
+def test_nothing_to_choose_from() -> None:
+    assert trim([], StepFrame(0), straight(1.0, 0.1)).verified == ()
+    assert trim([greedy(), greedy()], StepFrame(2), straight(1.0, 0.1)).verified == (0, 0)
+    assert trim([], StepFrame(0, prefill_tokens=9), straight(1.0, 0.1)).verified == ()
+
+
+def test_the_price_rises_with_the_load_and_lengths_follow() -> None:
+    survival = survival_of([0.8] * 8)
+    prices = [
+        price_of(np.repeat(survival, n), StepFrame(n), straight(0.05, 0.001))
+        for n in (1, 4, 16, 64, 256)
+    ]
+    assert prices == sorted(prices)
+    lengths = [paying_length(survival, price) for price in prices]
+    assert lengths[0] == 8 > lengths[-1]
+    assert paying_length(survival, NOTHING_PAYS) == 0

@@ -1,0 +1,280 @@
+"""Load-aware verification as a backend uses it: hints, trimming, probing, deadlines, and what it learns."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+import pytest
+
+from sled_protocol.distribution import point_mass
+from sled_speculation.sampling import AcceptanceMode, SamplingParams
+from sled_speculation.step_cost import StepShape
+from sled_verifier.engine.base import EngineError
+from sled_verifier.engine.fake import CostModel, FakeEngine
+from sled_verifier.limits import Limits
+from sled_verifier.load_control import (
+    PROBE_ROUNDS,
+    Candidate,
+    LoadControl,
+    LoadSettings,
+    confidences_of,
+)
+from sled_verifier.measuring import REPEATS, EngineSteps, measure_engine, measure_steps
+from sled_verifier.rounds import DraftRequest, Load, OpenRequest, RoundVerdict
+
+SEQUENCES = 8
+
+
+def opening(device: str = "d", model: str = "m") -> OpenRequest:
+    return OpenRequest(device, array("I", [1]), array("I"), SamplingParams(), draft_model=model)
+
+
+def verdict(verified: int, accepted: int) -> RoundVerdict:
+    return RoundVerdict(0, accepted, verified, 1, accepted == verified, 0.0, 0.0, 0, Load())
+
+
+def a_draft(length: int, confidences: tuple[float, ...] = ()) -> DraftRequest:
+    return DraftRequest(0, 0, (1,) * length, confidences=confidences)
+
+
+def candidate(
+    key: int,
+    length: int = 8,
+    confidences: tuple[float, ...] = (),
+    sampling: SamplingParams | None = None,
+    deadline: float = 1e9,
+) -> Candidate:
+    sampling = sampling or SamplingParams()
+    return Candidate(key, a_draft(length, confidences), sampling, 100, deadline)
+
+
+def a_control(
+    *,
+    token_seconds: float,
+    idle_share: float = 0.0,
+    settings: LoadSettings | None = None,
+    rate: float = 0.8,
+) -> LoadControl:
+    """After 200 steps of eight sequences at this cost and load, drafts accepted at this rate."""
+    control = LoadControl(8, settings)
+    rng = random.Random(1)
+    for key in range(SEQUENCES):
+        control.opened(key, opening(f"d{key}"))
+    now = 0.0
+    for step in range(200):
+        tokens = SEQUENCES * (2 + step % 5)
+        seconds = 0.02 + token_seconds * tokens
+        now += seconds / (1 - idle_share)
+        control.stepped(StepShape(tokens, SEQUENCES, 800), SEQUENCES, seconds, now)
+        for key in range(SEQUENCES):
+            accepted = next((n for n in range(8) if rng.random() > rate), 8)
+            control.judged(key, a_draft(8), verdict(8, accepted))
+    return control
+
+
+def choose(control: LoadControl, *candidates: Candidate, room: int = 1000) -> tuple[int, ...]:
+    return control.choose(candidates, prefill_tokens=0, max_draft_tokens=room, now=0.0)
+
+
+# ---- what devices are told
+
+
+def test_without_experience_everything_is_allowed() -> None:
+    control = LoadControl(8)
+    control.opened(1, opening())
+    assert control.hint(1) == 8
+    assert choose(control, candidate(1)) == (8,)
+
+
+def test_an_engine_with_time_to_spare_does_not_hold_anybody_back() -> None:
+    assert a_control(token_seconds=0.001, idle_share=0.8).hint(0) == 8
+
+
+def test_nearly_free_tokens_are_worth_drafting_at_full_load() -> None:
+    control = a_control(token_seconds=1e-6)
+    assert control.hint(0) == 8
+    assert choose(control, *(candidate(key) for key in range(8))) == (8,) * 8
+
+
+def test_where_arithmetic_is_the_limit_drafting_is_not_worth_it() -> None:
+    control = a_control(token_seconds=0.05)
+    assert control.hint(0) == 0
+    assert choose(control, *(candidate(key) for key in range(8))) == (0,) * 8
+
+
+def test_between_the_two_the_hint_is_between() -> None:
+    costs = (1e-5, 3e-4, 1e-3, 3e-3, 1e-2, 5e-2)
+    lengths = [a_control(token_seconds=cost).hint(0) for cost in costs]
+    assert lengths == sorted(lengths, reverse=True)
+    assert any(0 < length < 8 for length in lengths)
+
+
+def test_steps_that_are_all_alike_teach_nothing() -> None:
+    control = LoadControl(8)
+    control.opened(1, opening())
+    for step in range(200):
+        control.stepped(StepShape(40, 8, 100), 8, 0.1, 0.1 * (step + 1))
+        control.judged(1, a_draft(8), verdict(8, 4))
+    assert control.hint(1) == 8
+
+
+def test_a_measurement_at_the_start_is_enough_to_know_the_cost() -> None:
+    control = LoadControl(8)
+    control.measured([(StepShape(n, 8, 0), 0.001 * n) for n in (8, 16, 32, 64)])
+    control.opened(1, opening())
+    for step in range(40):
+        control.stepped(StepShape(8, 8, 100), 8, 0.008, 0.008 * (step + 1))
+    assert control.hint(1) == 0
+
+
+# ---- what is verified
+
+
+def test_each_device_is_judged_by_its_own_acceptance() -> None:
+    control = a_control(token_seconds=0.002)
+    for _ in range(60):
+        control.judged(0, a_draft(8), verdict(8, 8))
+        control.judged(1, a_draft(8), verdict(8, 0))
+    good, bad = choose(control, candidate(0), candidate(1))
+    assert good > bad
+    assert control.hint(0) > control.hint(1)
+
+
+def test_what_the_drafter_is_unsure_of_is_trimmed_once_that_has_proved_telling() -> None:
+    control = a_control(token_seconds=0.002)
+    for _ in range(100):
+        control.judged(2, a_draft(2, (0.99, 0.99)), verdict(2, 2))
+        control.judged(3, a_draft(1, (0.25,)), verdict(1, 0))
+    kept = choose(control, candidate(0, 4, (0.99,) * 4), candidate(1, 4, (0.99, 0.99, 0.25, 0.99)))
+    assert kept == (4, 2)
+
+
+def test_a_full_step_still_has_one_token_for_everybody() -> None:
+    control = a_control(token_seconds=1e-6)
+    assert sum(choose(control, *(candidate(key) for key in range(8)), room=10)) == 10
+    assert choose(LoadControl(8), candidate(1), candidate(2), room=3) == (3, 0)
+
+
+def test_a_deadline_shortens_drafts() -> None:
+    urgent = [candidate(key, deadline=0.04 if key == 0 else 1e9) for key in range(8)]
+    control = a_control(token_seconds=0.0005)
+    assert sum(choose(control, *urgent)) < sum(choose(control, *(candidate(k) for k in range(8))))
+    off = a_control(token_seconds=0.0005, settings=LoadSettings(trim=False, meet_deadlines=False))
+    assert choose(off, *urgent) == (8,) * 8
+    only = a_control(token_seconds=0.0005, settings=LoadSettings(trim=False))
+    assert 0 < sum(choose(only, *urgent)) < 64
+
+
+def test_switched_off_it_trims_nothing_and_hints_at_the_limit() -> None:
+    control = a_control(token_seconds=0.05, settings=LoadSettings(trim=False))
+    assert choose(control, candidate(0)) == (8,)
+    assert control.hint(0) == 8
+
+
+def test_a_drawn_token_is_not_looked_at() -> None:
+    """In rejection mode the same distributions give the same choice, whatever was drawn."""
+    sampling = SamplingParams(temperature=1.0, mode=AcceptanceMode.REJECTION)
+    control = a_control(token_seconds=0.002)
+    given = tuple(point_mass(t) for t in (3, 4, 5))
+    drafts = [
+        DraftRequest(0, 0, tokens, given, confidences=(c,) * 3)
+        for tokens, c in (((3, 4, 5), 0.9), ((3, 4, 6), 0.1))
+    ]
+    chosen = {choose(control, Candidate(0, draft, sampling, 9, 1e9)) for draft in drafts}
+    assert len(chosen) == 1
+    assert confidences_of(drafts[0]) == confidences_of(drafts[1]) == (1.0, 1.0, 1.0)
+
+
+# ---- what is learnt
+
+
+def test_where_drafts_do_not_pay_one_is_tried_from_time_to_time() -> None:
+    control = a_control(token_seconds=0.01, rate=0.2)
+    hints = []
+    for _ in range(3 * PROBE_ROUNDS):
+        hint = control.hint(0)
+        verified = choose(control, candidate(0, hint))[0] if hint else 0
+        assert verified == hint
+        hints.append(hint)
+        control.judged(0, a_draft(hint), verdict(verified, 0))
+    assert 2 <= sum(hints) <= 4
+    assert max(hints) == 1
+
+
+def test_where_nothing_could_pay_nothing_is_tried() -> None:
+    control = a_control(token_seconds=10.0)
+    for _ in range(3 * PROBE_ROUNDS):
+        assert control.hint(0) == 0
+        control.judged(0, a_draft(0), verdict(0, 0))
+
+
+def test_a_bad_stretch_is_forgotten() -> None:
+    control = a_control(token_seconds=0.001)
+    for _ in range(60):
+        control.judged(0, a_draft(8), verdict(8, 0))
+    assert control.hint(0) < control.hint(1)
+    for _ in range(60):
+        control.judged(0, a_draft(0), verdict(0, 0))
+    assert control.hint(0) == pytest.approx(control.hint(1), abs=1)
+
+
+def test_closed_and_unknown_sequences_are_harmless() -> None:
+    control = LoadControl(8)
+    control.opened(1, opening())
+    control.closed(1)
+    control.closed(1)
+    control.judged(1, a_draft(2), verdict(2, 1))
+    assert control.hint(1) == 8
+    assert choose(control, candidate(1)) == (8,)
+
+
+def test_draft_models_and_devices_without_end_take_bounded_memory() -> None:
+    control = LoadControl(8)
+    for key in range(6000):
+        control.opened(key, opening(f"device-{key}", f"model-{key}"))
+        control.closed(key)
+    assert control.book.sizes() == (4096, 65, 0)
+
+
+# ---- what steps cost, before the first device
+
+
+def test_the_measurement_leaves_the_engine_empty_and_knows_its_cost() -> None:
+    now = [0.0]
+    cost = CostModel(0.01, 0.002)
+    engine = FakeEngine(slots=4, cost=cost, sleep=lambda s: now.__setitem__(0, now[0] + s))
+    steps = EngineSteps(engine)
+
+    def timed(sequences: int, tokens: int, context: int) -> float:
+        steps(sequences, tokens, context)
+        before = now[0]
+        steps(sequences, tokens, context)
+        return (now[0] - before) / REPEATS
+
+    samples = measure_steps(timed, engine.info, Limits(), 60.0)
+    steps.clear()
+    assert not any(engine.held(slot) for slot in range(4))
+    assert {shape.sequences for shape, _ in samples} == {1, 2, 4}
+    control = LoadControl(8)
+    control.measured(samples)
+    learnt = control.steps.cost()
+    assert learnt is not None
+    for tokens in (1, 6, 20, 60):
+        found = learnt.seconds(StepShape(tokens, 4, 100))
+        assert found == pytest.approx(cost.seconds(tokens, 4), rel=0.1)
+
+
+def test_no_time_for_measuring_measures_nothing() -> None:
+    engine = FakeEngine(slots=4)
+    assert measure_engine(engine, Limits(), 0.0) == []
+    assert engine.steps == 0
+
+
+def test_an_engine_that_fails_while_it_is_measured_is_left_empty() -> None:
+    def fail(items: object) -> None:
+        raise EngineError("no")
+
+    engine = FakeEngine(slots=2, before_step=fail)
+    assert measure_engine(engine, Limits(), 5.0) == []
+    assert not engine.held(0)
