@@ -17,8 +17,10 @@ from sled_verifier.slots import SlotPolicy
 
 def verifier_config(**overrides: Any) -> VerifierConfig:
     """A configuration with free ports on loopback; `overrides` are top-level fields of
-    verifier.yaml, in either spelling.
+    verifier.yaml, in either spelling. Nothing is measured at the start unless they say so: an
+    engine that is made to fail shall see the test's own steps only.
     """
+    overrides["batching"] = {"measureSeconds": 0, **overrides.get("batching", {})}
     settings: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "metricsListen": "127.0.0.1:0",

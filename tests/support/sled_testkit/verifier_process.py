@@ -40,7 +40,10 @@ class VerifierProcess:
 
 
 def fake_config(**overrides: Any) -> dict[str, Any]:
-    """A verifier.yaml with the fake engine on free loopback ports."""
+    """A verifier.yaml with the fake engine on free loopback ports; nothing is measured at the start
+    unless `overrides` say so, because some tests' steps take a minute.
+    """
+    overrides["batching"] = {"measureSeconds": 0, **overrides.get("batching", {})}
     settings: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "metricsListen": "127.0.0.1:0",
