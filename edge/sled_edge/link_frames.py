@@ -38,6 +38,7 @@ def hello_frame(facts: DeviceFacts) -> pb.ClientFrame:
             draft_model=facts.draft_model,
             tokenizer_fingerprint=facts.tokenizer_fingerprint,
             revision=facts.revision,
+            batches=True,
         )
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sled_edge.link import Target
 from sled_edge.link_frames import DeviceFacts, hello_frame, reason_name, target_of
 from sled_edge.link_transport import FrameStream, StreamEnded
+from sled_protocol.limits import MAX_FRAME_ROUNDS
 from sled_protocol.v1 import verifier_pb2 as pb
 
 MAX_QUEUED_FRAMES = 4096
@@ -64,8 +65,9 @@ class DrainNotice:
 class VerifierStream:
     """A stream after its handshake. Build it with `handshake`."""
 
-    def __init__(self, frames: FrameStream, target: Target) -> None:
+    def __init__(self, frames: FrameStream, target: Target, *, batches: bool = False) -> None:
         self.target = target
+        self._batches = batches
         self.counters = StreamCounters()
         self.ended: StreamEnded | None = None
         self.drain: DrainNotice | None = None
@@ -164,14 +166,25 @@ class VerifierStream:
         await self._frames.close()
 
     async def _write(self) -> None:
+        following: pb.ClientFrame | None = None
         while True:
-            frame = await self._outbox.get()
+            frame, following = following or await self._outbox.get(), None
+            drafts = [frame.draft] if self._batches and frame.HasField("draft") else []
+            while drafts and len(drafts) < MAX_FRAME_ROUNDS and not self._outbox.empty():
+                following = self._outbox.get_nowait()
+                if not following.HasField("draft"):
+                    break
+                drafts.append(following.draft)
+                following = None
+            if len(drafts) > 1:
+                frame = pb.ClientFrame(drafts=pb.Drafts(drafts=drafts))
             try:
                 await self._frames.send(frame)
             except StreamEnded as reason:
                 self.end(reason)
             finally:
-                self._outbox.task_done()
+                for _ in range(max(1, len(drafts))):
+                    self._outbox.task_done()
 
     async def _read(self) -> None:
         while True:
@@ -188,6 +201,9 @@ class VerifierStream:
         kind = frame.WhichOneof("frame")
         if kind == "verdict":
             self._answer(frame.verdict, size)
+        elif kind == "verdicts" and self._batches:
+            for verdict in frame.verdicts.verdicts:
+                self._answer(verdict, verdict.ByteSize())
         elif kind == "refused" and frame.refused.sequence:
             self._answer(frame.refused, size)
         elif kind == "refused":
@@ -240,7 +256,8 @@ async def handshake(frames: FrameStream, facts: DeviceFacts, endpoint: str) -> V
             f"the vocabulary of this device is not that of the target model {model.name}: "
             "use a draft model of the same family, or an n-gram drafter",
         )
-    return VerifierStream(frames, target_of(model, frame.welcome.replica, endpoint))
+    target = target_of(model, frame.welcome.replica, endpoint)
+    return VerifierStream(frames, target, batches=frame.welcome.batches)
 
 
 def stream_refusal(refused: pb.Refused) -> StreamEnded:

@@ -19,6 +19,9 @@ MAX_DRAFT_TOKENS: Final = 16
 WIRE_MAX_DRAFT_TOKENS: Final = 32
 """Draft tokens of one round that any configuration may allow; frames above are malformed."""
 
+MAX_FRAME_ROUNDS: Final = 64
+"""Drafts of one `Drafts` frame, and verdicts of one `Verdicts` frame."""
+
 MAX_DRAFT_PROBS: Final = 64
 """Entries that the draft distribution of one token may have."""
 

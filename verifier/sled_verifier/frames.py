@@ -34,6 +34,8 @@ class Greeting:
     device_class: str
     draft_model: str
     draft_revision: str = ""
+    batches: bool = False
+    """Whether it reads several verdicts in one frame."""
 
 
 def model_message(info: EngineInfo, limits: Limits, engine: str) -> pb.Model:
@@ -82,7 +84,12 @@ def read_hello(frame: pb.ClientFrame, info: EngineInfo) -> Greeting:
             "use a draft model of the same family",
         )
     return Greeting(
-        revision, hello.device_id, hello.device_class, hello.draft_model, hello.revision
+        revision,
+        hello.device_id,
+        hello.device_class,
+        hello.draft_model,
+        hello.revision,
+        hello.batches,
     )
 
 

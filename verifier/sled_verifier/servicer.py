@@ -103,7 +103,10 @@ class VerifierServicer(pb_grpc.VerifierServicer):
         grant.check_device(greeting.device_id)
         stream = DeviceStream(self._service, grant, greeting)
         welcome = pb.Welcome(
-            revision=greeting.revision, model=self._service.model, replica=self._service.replica
+            revision=greeting.revision,
+            model=self._service.model,
+            replica=self._service.replica,
+            batches=greeting.batches,
         )
         try:
             await context.write(pb.ServerFrame(welcome=welcome))

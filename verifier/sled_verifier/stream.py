@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
+from sled_protocol.limits import MAX_FRAME_ROUNDS
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_verifier import frames
 from sled_verifier.auth import Grant
@@ -47,7 +49,10 @@ class DeviceStream:
         self._sequences: dict[int, int] = {}
         self._verdicts: dict[int, RoundVerdict] = {}
         self._rounds: dict[int, asyncio.Task[None]] = {}
+        self._batches = greeting.batches
         self._outbox: asyncio.Queue[pb.ServerFrame] = asyncio.Queue(OUTBOX_FRAMES)
+        self._following: pb.ServerFrame | None = None
+        self._leaving = 0
         self._refused_in_a_row = 0
 
     async def handle(self, frame: pb.ClientFrame) -> None:
@@ -56,13 +61,14 @@ class DeviceStream:
         Raises:
             Refusal: the stream as a whole is refused and must be closed.
         """
-        if self._refused_in_a_row > MAX_REFUSALS_IN_A_ROW:
-            raise Refusal(Reason.MALFORMED, f"{MAX_REFUSALS_IN_A_ROW} refusals in a row")
+        self._check_refusals()
         kind = frame.WhichOneof("frame")
         if kind == "open":
             await self._handle_open(frame.open)
         elif kind == "draft":
             await self._handle_draft(frame.draft)
+        elif kind == "drafts" and self._batches:
+            await self._handle_drafts(frame.drafts.drafts)
         elif kind == "close":
             self._end_sequence(frame.close.sequence)
         else:
@@ -71,12 +77,29 @@ class DeviceStream:
             )
 
     async def next_frame(self) -> pb.ServerFrame:
-        """The next frame to send to the device."""
-        return await self._outbox.get()
+        """The next frame to send to the device. Verdicts that wait are one frame where the device reads
+        that.
+        """
+        frame, self._following = self._following, None
+        if frame is None:
+            frame = await self._outbox.get()
+        self._leaving = 1
+        if not self._batches or not frame.HasField("verdict") or self._outbox.empty():
+            return frame
+        verdicts = [frame.verdict]
+        while len(verdicts) < MAX_FRAME_ROUNDS and not self._outbox.empty():
+            following = self._outbox.get_nowait()
+            if not following.HasField("verdict"):
+                self._following = following
+                break
+            verdicts.append(following.verdict)
+        self._leaving = len(verdicts)
+        return pb.ServerFrame(verdicts=pb.Verdicts(verdicts=verdicts))
 
     def sent(self) -> None:
         """The frame that `next_frame` gave is on its way."""
-        self._outbox.task_done()
+        for _ in range(self._leaving):
+            self._outbox.task_done()
 
     async def send(self, frame: pb.ServerFrame) -> None:
         """Queue a frame; waits while the outbox is full."""
@@ -123,6 +146,20 @@ class DeviceStream:
         self._service.metrics.sequence_opened(len(request.prompt_tokens))
         opened = pb.Opened(sequence=sequence, cached_tokens=admission.cached_tokens)
         await self.send(pb.ServerFrame(opened=opened))
+
+    async def _handle_drafts(self, messages: Sequence[pb.Draft]) -> None:
+        if len(messages) > MAX_FRAME_ROUNDS:
+            raise Refusal(
+                Reason.MALFORMED,
+                f"a frame has {len(messages)} drafts; allowed: {MAX_FRAME_ROUNDS}",
+            )
+        for message in messages:
+            self._check_refusals()
+            await self._handle_draft(message)
+
+    def _check_refusals(self) -> None:
+        if self._refused_in_a_row > MAX_REFUSALS_IN_A_ROW:
+            raise Refusal(Reason.MALFORMED, f"{MAX_REFUSALS_IN_A_ROW} refusals in a row")
 
     async def _handle_draft(self, message: pb.Draft) -> None:
         sequence = message.sequence

@@ -145,6 +145,7 @@ class ClientFrame(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -153,6 +154,10 @@ class ClientFrame(_message.Message):
     def draft(self) -> Global___Draft: ...
     @_builtins.property
     def close(self) -> Global___Close: ...
+    @_builtins.property
+    def drafts(self) -> Global___Drafts:
+        """Several drafts at once; only where both sides set `batches`."""
+
     def __init__(
         self,
         *,
@@ -160,12 +165,13 @@ class ClientFrame(_message.Message):
         open: Global___Open | None = ...,
         draft: Global___Draft | None = ...,
         close: Global___Close | None = ...,
+        drafts: Global___Drafts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "draft", b"draft", "frame", b"frame", "hello", b"hello", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "draft", b"draft", "drafts", b"drafts", "frame", b"frame", "hello", b"hello", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "draft", b"draft", "frame", b"frame", "hello", b"hello", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "draft", b"draft", "drafts", b"drafts", "frame", b"frame", "hello", b"hello", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "open", "draft", "close"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "open", "draft", "close", "drafts"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -180,6 +186,7 @@ class ServerFrame(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -190,6 +197,10 @@ class ServerFrame(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def refused(self) -> Global___Refused: ...
+    @_builtins.property
+    def verdicts(self) -> Global___Verdicts:
+        """Several verdicts at once; only where both sides set `batches`."""
+
     def __init__(
         self,
         *,
@@ -198,12 +209,13 @@ class ServerFrame(_message.Message):
         verdict: Global___Verdict | None = ...,
         drain: Global___Drain | None = ...,
         refused: Global___Refused | None = ...,
+        verdicts: Global___Verdicts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "frame", b"frame", "opened", b"opened", "refused", b"refused", "verdict", b"verdict", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "frame", b"frame", "opened", b"opened", "refused", b"refused", "verdict", b"verdict", "verdicts", b"verdicts", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "frame", b"frame", "opened", b"opened", "refused", b"refused", "verdict", b"verdict", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "frame", b"frame", "opened", b"opened", "refused", b"refused", "verdict", b"verdict", "verdicts", b"verdicts", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "opened", "verdict", "drain", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["welcome", "opened", "verdict", "drain", "refused", "verdicts"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -222,6 +234,7 @@ class Hello(_message.Message):
     DRAFT_MODEL_FIELD_NUMBER: _builtins.int
     TOKENIZER_FINGERPRINT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     min_revision: _builtins.int
     """Lowest and highest revision of sled.v1 that the device speaks (this file is revision 1)."""
     max_revision: _builtins.int
@@ -235,6 +248,8 @@ class Hello(_message.Message):
     """Fingerprint of the device's vocabulary (see Model.tokenizer_fingerprint). Empty when it has none yet."""
     revision: _builtins.str
     """Revision of the device's settings; informational, tells two rollouts of one draft model apart in GetStats."""
+    batches: _builtins.bool
+    """The device reads `Verdicts`. A frame of its own for each round costs both sides more than the round itself."""
     def __init__(
         self,
         *,
@@ -245,10 +260,11 @@ class Hello(_message.Message):
         draft_model: _builtins.str = ...,
         tokenizer_fingerprint: _builtins.bytes = ...,
         revision: _builtins.str = ...,
+        batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_class", b"device_class", "device_id", b"device_id", "draft_model", b"draft_model", "max_revision", b"max_revision", "min_revision", b"min_revision", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "device_class", b"device_class", "device_id", b"device_id", "draft_model", b"draft_model", "max_revision", b"max_revision", "min_revision", b"min_revision", "revision", b"revision", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,10 +279,13 @@ class Welcome(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision both sides use from here on: the highest common one."""
     replica: _builtins.str
     """Name of the answering replica, for logs."""
+    batches: _builtins.bool
+    """The verifier reads `Drafts`, and may answer with `Verdicts`: the device said that it reads them."""
     @_builtins.property
     def model(self) -> Global___Model: ...
     def __init__(
@@ -275,10 +294,11 @@ class Welcome(_message.Message):
         revision: _builtins.int = ...,
         model: Global___Model | None = ...,
         replica: _builtins.str = ...,
+        batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "replica", b"replica", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "model", b"model", "replica", b"replica", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -448,6 +468,28 @@ class Draft(_message.Message):
 Global___Draft: _TypeAlias = Draft  # noqa: Y015
 
 @_typing.final
+class Drafts(_message.Message):
+    """Drafts of different sequences, each as if in a frame of its own. At most 64."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAFTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def drafts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Draft]: ...
+    def __init__(
+        self,
+        *,
+        drafts: _abc.Iterable[Global___Draft] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafts", b"drafts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drafts: _TypeAlias = Drafts  # noqa: Y015
+
+@_typing.final
 class Verdict(_message.Message):
     """The verdict on one Draft."""
 
@@ -502,6 +544,28 @@ class Verdict(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class Verdicts(_message.Message):
+    """Verdicts on drafts of different sequences, each as if in a frame of its own. At most 64."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]: ...
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdicts: _TypeAlias = Verdicts  # noqa: Y015
 
 @_typing.final
 class Load(_message.Message):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from sled_protocol.limits import MAX_FRAME_ROUNDS
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_testkit.verifier_device import close_frame, draft_frame, open_frame
 from sled_verifier.auth import Grant, OpenDoor
@@ -17,8 +18,9 @@ from sled_verifier.engine.fake import FakeEngine, ToyModel
 from sled_verifier.frames import Greeting
 from sled_verifier.limits import Limits
 from sled_verifier.metrics import Metrics
+from sled_verifier.refusal import Refusal
 from sled_verifier.service import Service
-from sled_verifier.stream import OUTBOX_FRAMES, DeviceStream
+from sled_verifier.stream import MAX_REFUSALS_IN_A_ROW, OUTBOX_FRAMES, DeviceStream
 from sled_verifier.tally import DraftModelKey
 
 TARGET = ToyModel(vocab_size=64)
@@ -116,4 +118,77 @@ async def test_a_refused_open_does_not_count_against_the_device(service: Service
         assert refused.reason == pb.REFUSAL_REASON_PROMPT_TOO_LONG
     await stream.handle(open_frame(1, PROMPT))
     assert (await answer(stream)).WhichOneof("frame") == "opened"
+    stream.finish()
+
+
+# ---- several rounds in one frame
+
+
+async def batching_stream(service: Service, sequences: int) -> DeviceStream:
+    greeting = Greeting(1, "pi-1", "pi5", "tiny", batches=True)
+    stream = DeviceStream(service, Grant(b"", None), greeting)
+    for number in range(1, sequences + 1):
+        await stream.handle(open_frame(number, [number]))
+        assert (await answer(stream)).opened.sequence == number
+    return stream
+
+
+def drafts_frame(*numbers: int) -> pb.ClientFrame:
+    drafts = [draft_frame(number, [number], ()).draft for number in numbers]
+    return pb.ClientFrame(drafts=pb.Drafts(drafts=drafts))
+
+
+async def test_drafts_in_one_frame_get_verdicts_in_as_few(service: Service) -> None:
+    stream = await batching_stream(service, 4)
+    await stream.handle(drafts_frame(1, 2, 3, 4))
+    while stream._rounds:
+        await asyncio.wait(list(stream._rounds.values()))
+    frame = await answer(stream)
+    texts = {v.sequence: v.next_token for v in frame.verdicts.verdicts}
+    assert texts == {n: TARGET.greedy([n], 1)[0] for n in (1, 2, 3, 4)}
+    await stream.settle()
+    stream.finish()
+
+
+async def test_other_frames_keep_their_place_among_verdicts(service: Service) -> None:
+    stream = await batching_stream(service, 3)
+    await stream.handle(drafts_frame(1, 2))
+    while stream._rounds:
+        await asyncio.wait(list(stream._rounds.values()))
+    await stream.handle(drafts_frame(9))
+    await stream.handle(drafts_frame(3))
+    while stream._rounds:
+        await asyncio.wait(list(stream._rounds.values()))
+    kinds = [(await answer(stream)).WhichOneof("frame") for _ in range(3)]
+    assert kinds == ["verdicts", "refused", "verdict"]
+    await stream.settle()
+    stream.finish()
+
+
+async def test_a_device_that_did_not_ask_gets_and_sends_single_frames(service: Service) -> None:
+    stream = stream_of(service)
+    await stream.handle(open_frame(1, PROMPT))
+    await answer(stream)
+    with pytest.raises(Refusal, match="a kind that this revision lacks"):
+        await stream.handle(drafts_frame(1))
+    stream.finish()
+
+
+async def test_too_many_drafts_and_too_many_wrong_ones_end_the_stream(service: Service) -> None:
+    stream = await batching_stream(service, 0)
+    with pytest.raises(Refusal, match="allowed: 64"):
+        await stream.handle(drafts_frame(*[1] * (MAX_FRAME_ROUNDS + 1)))
+
+    async def read() -> None:
+        while True:
+            await answer(stream)
+
+    reading = asyncio.create_task(read())
+    for _ in range(MAX_REFUSALS_IN_A_ROW // MAX_FRAME_ROUNDS):
+        await stream.handle(drafts_frame(*[1] * MAX_FRAME_ROUNDS))
+    with pytest.raises(Refusal, match="refusals in a row"):
+        await stream.handle(drafts_frame(*[1] * MAX_FRAME_ROUNDS))
+    assert service.tally.refusals.total() == MAX_REFUSALS_IN_A_ROW + 1
+    reading.cancel()
+    await asyncio.wait((reading,))
     stream.finish()
