@@ -146,12 +146,15 @@ def _judge_greedy(
     params: SamplingParams,
     seen: TokenSet,
 ) -> Judgement:
+    # Without a penalty nobody looks at the set, and keeping it up to date would be most of the work here.
+    penalty = params.repetition_penalty != 1
     before = _own_copy(seen, params)
     for index, token in enumerate(draft_tokens):
         chosen = greedy_token(logits[index], params, before)
         if chosen != token:
             return Judgement(index, chosen, bonus=False)
-        before.add(token)
+        if penalty:
+            before.add(token)
     count = len(draft_tokens)
     return Judgement(count, greedy_token(logits[count], params, before), bonus=True)
 

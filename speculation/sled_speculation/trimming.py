@@ -94,6 +94,16 @@ def paying_length(survival: Survival, price: float) -> int:
     return int(np.searchsorted(-survival, -price, side="right"))
 
 
+def paying_length_at(acceptance: float, price: float, most: int) -> int:
+    """The same for draft tokens that are all accepted with one probability, up to `most` of them."""
+    survival = 1.0
+    for length in range(most):
+        survival *= acceptance
+        if survival < price:
+            return length
+    return most
+
+
 @dataclass(frozen=True, slots=True)
 class _Quote:
     """The survival that pays, how many of the foreseen tokens have it, and how many the step may hold."""

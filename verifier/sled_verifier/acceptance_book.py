@@ -29,6 +29,8 @@ MAX_DRAFT_MODELS = 64
 OTHER_MODELS = "other"
 MAX_POSITIONS = 16
 """Later positions count as the last of them."""
+SHAPE_ROUNDS = 32
+"""Rounds of a draft model after which its shape over positions is worked out again."""
 CONFIDENCE_EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995)
 
 
@@ -45,6 +47,14 @@ class Rate:
         keep = 1 - 1 / self.memory
         self.successes = self.successes * keep + success
         self.trials = self.trials * keep + 1
+
+    def add_run(self, trials: int, successes: int) -> None:
+        """So many trials at once, of which the first were successes and the others not."""
+        forget = 1 / self.memory
+        keep = (1 - forget) ** trials
+        gained = self.memory * (1 - (1 - forget) ** successes)
+        self.successes = self.successes * keep + gained * (1 - forget) ** (trials - successes)
+        self.trials = self.trials * keep + self.memory * (1 - keep)
 
     def fade(self, keep: float) -> None:
         """Keep this share of the evidence."""
@@ -66,11 +76,22 @@ class _DraftModel:
         default_factory=lambda: [Rate(1000) for _ in range(len(CONFIDENCE_EDGES) + 1)]
     )
 
+    shape: tuple[float, ...] = ()
+    """Log odds by position, above or below those of `rate`; of some rounds ago."""
+    unshaped: int = 0
+
     def rate(self) -> float:
         return self.overall.mean(PRIOR, 8)
 
-    def at_position(self, index: int) -> float:
-        return self.positions[min(index, MAX_POSITIONS - 1)].mean(self.rate(), 16)
+    def log_odds(self, draft_tokens: int) -> list[float]:
+        """By position, relative to the model's own rate."""
+        if not self.shape or self.unshaped >= SHAPE_ROUNDS:
+            rate = self.rate()
+            level = _logit(rate)
+            self.shape = tuple(_logit(p.mean(rate, 16)) - level for p in self.positions)
+            self.unshaped = 0
+        last = self.shape[-1]
+        return [*self.shape[:draft_tokens], *([last] * (draft_tokens - MAX_POSITIONS))]
 
     def at_confidence(self, confidence: float) -> float:
         belief = (self.rate() + confidence) / 2
@@ -127,14 +148,14 @@ class AcceptanceBook:
             writer.own.fade(UNSEEN_TEXT_KEEP)
             writer.device.fade(UNSEEN_DEVICE_KEEP)
         model = writer.model
-        for index in range(min(verified, accepted + 1)):
-            success = index < accepted
-            rates = [self._all, writer.own, writer.device, model.overall]
-            rates.append(model.positions[min(index, MAX_POSITIONS - 1)])
-            if index < len(confidences):
-                rates.append(model.classes[_class_of(confidences[index])])
-            for rate in rates:
-                rate.add(success)
+        model.unshaped += 1
+        told = min(verified, accepted + 1)
+        for rate in (self._all, writer.own, writer.device, model.overall):
+            rate.add_run(told, accepted)
+        for index in range(told):
+            model.positions[min(index, MAX_POSITIONS - 1)].add(index < accepted)
+        for index, confidence in enumerate(confidences[:told]):
+            model.classes[_class_of(confidence)].add(index < accepted)
 
     def overall(self) -> float:
         """Acceptance per draft token, whoever drafted it."""
@@ -146,11 +167,8 @@ class AcceptanceBook:
         The draft model gives the shape over positions, the sequence the level.
         """
         writer = self._writers.get(key, self._unknown)
-        shift = _logit(writer.rate()) - _logit(writer.model.rate())
-        return [
-            _logistic(_logit(writer.model.at_position(index)) + shift)
-            for index in range(draft_tokens)
-        ]
+        level = _logit(writer.rate())
+        return [_logistic(level + odds) for odds in writer.model.log_odds(draft_tokens)]
 
     def by_confidence(self, key: int, confidences: Sequence[float]) -> list[float]:
         """The same from what the drafter says of each token; learnt, for few drafters know

@@ -79,6 +79,7 @@ class BatchedBackend:
         self._waiters: dict[int, asyncio.Future[RoundVerdict]] = {}
         self._wake = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at = 0.0
         self._loop_task: asyncio.Task[None] | None = None
         self._queue_window = Window()
         self._step_window = Window()
@@ -143,7 +144,7 @@ class BatchedBackend:
         waiter: asyncio.Future[RoundVerdict] = asyncio.get_running_loop().create_future()
         self._waiters[key] = waiter
         self._wake.set()
-        self._arm_expiry()
+        self._expire_with(self._scheduler.deadline_of(key))
         try:
             return await waiter
         finally:
@@ -269,15 +270,22 @@ class BatchedBackend:
             waiter.set_result(result)
 
     def _arm_expiry(self) -> None:
-        deadline = self._scheduler.next_deadline()
-        if deadline is None:
+        self._expire_with(self._scheduler.next_deadline())
+
+    def _expire_with(self, deadline: float | None) -> None:
+        """See to it that `expire` runs by this deadline; a timer that is set for an earlier time will
+        do.
+        """
+        if deadline is None or (self._expiry is not None and self._expires_at <= deadline):
             return
         if self._expiry is not None:
             self._expiry.cancel()
         loop = asyncio.get_running_loop()
+        self._expires_at = deadline
         self._expiry = loop.call_later(max(0.0, deadline - self._clock()), self._expire)
 
     def _expire(self) -> None:
+        self._expiry = None
         for outcome in self._scheduler.expire(self._clock()):
             self._reply(outcome)
         self._arm_expiry()

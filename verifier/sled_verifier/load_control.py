@@ -20,7 +20,7 @@ from sled_speculation.trimming import (
     NOTHING_PAYS,
     DraftedRound,
     StepFrame,
-    paying_length,
+    paying_length_at,
     price_of,
     survival_of,
     trim,
@@ -155,7 +155,7 @@ class LoadControl:
         """The draft length that pays for a sequence at the present load, 0 to the limit."""
         if not self.settings.trim or self._price == 0:
             return self._max
-        length = paying_length(survival_of([self.book.at_best(key)] * self._max), self._price)
+        length = paying_length_at(self.book.at_best(key), self._price, self._max)
         return length or int(self._probe_due(key))
 
     @property

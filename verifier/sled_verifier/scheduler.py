@@ -162,6 +162,11 @@ class Scheduler:
         """Refuse the rounds whose deadline has passed."""
         return [_late(late, now) for late in self._queue.expire(now)]
 
+    def deadline_of(self, key: int) -> float | None:
+        """When the waiting round of a sequence will be late; None when none waits."""
+        waiting = self._queue.get(key)
+        return None if waiting is None else waiting.deadline
+
     def next_deadline(self) -> float | None:
         """When `expire` will next have something to do."""
         return self._queue.next_deadline()
@@ -241,8 +246,12 @@ class Scheduler:
             max_draft_tokens=max(0, self._budget.step_tokens - reserve - len(due)),
             now=now,
         )
-        verified = {work.key: count + 1 for work, count in zip(due, chosen, strict=True)}
-        return [replace(w, round_tokens=verified.get(w.key, w.round_tokens)) for w in works]
+        trimmed = {
+            work.key: replace(work, round_tokens=count + 1)
+            for work, count in zip(due, chosen, strict=True)
+            if work.round_tokens != count + 1
+        }
+        return [trimmed.get(work.key, work) for work in works]
 
     def _candidate(self, work: Work) -> Candidate:
         session, waiting = self._sessions[work.key], self._queue.get(work.key)

@@ -13,6 +13,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,25 +64,37 @@ class ToyModel:
         """float32 [vocab], read-only: of the token that follows `tokens`, of which only the last
         `order` count.
         """
+        return self.rows([self.state(tokens)])[0]
+
+    def state(self, tokens: Sequence[int]) -> int:
+        """What of `tokens` the next one depends on; equal states have equal rows."""
         state = self.seed & _MASK
         for token in tokens[-self.order :]:
             state = ((state ^ (token + 1)) * _GOLDEN + 0x632BE59BD9B4E019) & _MASK
             state ^= state >> 29
-        row = self._rows.get(state)
-        if row is None:
-            row = self._row(state)
-            if len(self._rows) * row.nbytes >= _CACHE_BYTES:
-                self._rows.clear()
-            self._rows[state] = row
-        return row
+        return state
 
-    def _row(self, state: int) -> Logits:
-        words = _mix(self._ids + np.uint64(state))
+    def rows(self, states: Sequence[int]) -> list[Logits]:
+        """float32 [vocab], read-only, for each state; many at once cost little more than one."""
+        found = {state: self._rows[state] for state in states if state in self._rows}
+        missing = list(dict.fromkeys(state for state in states if state not in found))
+        if missing:
+            if (len(self._rows) + len(missing)) * 4 * self.vocab_size > _CACHE_BYTES:
+                self._rows.clear()
+            for state, row in zip(missing, self._compute(missing), strict=True):
+                found[state] = row
+                if len(self._rows) * row.nbytes < _CACHE_BYTES:
+                    self._rows[state] = row
+        return [found[state] for state in states]
+
+    def _compute(self, states: Sequence[int]) -> Logits:
+        words = _mix(self._ids + np.array(states, np.uint64)[:, None])
         uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        row = -np.log(-np.log(uniform)) * self.scale
+        rows = -np.log(-np.log(uniform)) * self.scale
         if self.end_every:
-            row[self.end_token] = row.max() + 1 if state % self.end_every == 0 else -1e4
-        logits = row.astype(np.float32)
+            ends = np.array([state % self.end_every == 0 for state in states])
+            rows[:, self.end_token] = np.where(ends, rows.max(axis=1) + 1, -1e4)
+        logits = rows.astype(np.float32)
         logits.setflags(write=False)
         return logits
 
@@ -173,7 +186,9 @@ class FakeEngine:
                 for slot in error.slots or [item.slot for item in items]:
                     self._slots[slot] = array("I", [0] * 7)
                 raise
-        rows = [self._run(item) for item in items]
+        states = [self._run(item) for item in items]
+        known = iter(self.model.rows([state for each in states for state in each]))
+        rows = [self._stack(list(islice(known, len(each)))) for each in states]
         self.steps += 1
         if self._cost is not None:
             self._sleep(self._cost.seconds(sum(len(item.tokens) for item in items), len(items)))
@@ -225,11 +240,12 @@ class FakeEngine:
             if max(item.tokens) >= self.info.vocab_size:
                 raise ValueError(f"slot {item.slot}: a token is outside the vocabulary")
 
-    def _run(self, item: StepItem) -> Logits:
+    def _run(self, item: StepItem) -> list[int]:
+        """Take in an item's tokens; the states whose rows it asks for."""
         held = self._slots[item.slot]
         held.extend(item.tokens)
         ends = range(len(held) - item.logit_rows + 1, len(held) + 1)
-        rows = np.empty((item.logit_rows, self.info.vocab_size), np.float32)
-        for row, end in enumerate(ends):
-            rows[row] = self.model.logits(held[max(0, end - self.model.order) : end])
-        return rows
+        return [self.model.state(held[max(0, end - self.model.order) : end]) for end in ends]
+
+    def _stack(self, rows: Sequence[Logits]) -> Logits:
+        return np.array(rows, np.float32).reshape(len(rows), self.info.vocab_size)

@@ -72,6 +72,7 @@ class VllmBackend:
         self._waiters: dict[int, asyncio.Future[RoundVerdict]] = {}
         self._wake = asyncio.Event()
         self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at = 0.0
         self._loop_task: asyncio.Task[None] | None = None
         self._queue_window = Window()
         self._step_window = Window()
@@ -155,7 +156,7 @@ class VllmBackend:
         if answer is not None:
             self._reply(answer)
         self._wake.set()
-        self._arm_expiry()
+        self._expire_with(self._roster.deadline_of(key))
         try:
             return await waiter
         finally:
@@ -305,15 +306,22 @@ class VllmBackend:
             waiter.set_result(result)
 
     def _arm_expiry(self) -> None:
+        self._expire_with(self._roster.next_deadline())
+
+    def _expire_with(self, deadline: float | None) -> None:
+        """See to it that `expire` runs by this deadline; a timer that is set for an earlier time will
+        do.
+        """
+        if deadline is None or (self._expiry is not None and self._expires_at <= deadline):
+            return
         if self._expiry is not None:
             self._expiry.cancel()
-            self._expiry = None
-        deadline = self._roster.next_deadline()
-        if deadline is not None:
-            loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(max(0.0, deadline - self._clock()), self._expire)
+        loop = asyncio.get_running_loop()
+        self._expires_at = deadline
+        self._expiry = loop.call_later(max(0.0, deadline - self._clock()), self._expire)
 
     def _expire(self) -> None:
+        self._expiry = None
         for outcome in self._roster.expire(self._clock()):
             self._reply(outcome)
         self._arm_expiry()

@@ -179,6 +179,11 @@ class Roster:
             self.seats.mark(waiting.key, busy=False, now=now)
         return [_late(waiting, now) for waiting in late]
 
+    def deadline_of(self, key: int) -> float | None:
+        """When the waiting round of a sequence will be late; None when none waits."""
+        waiting = self._queue.get(key)
+        return None if waiting is None else waiting.deadline
+
     def next_deadline(self) -> float | None:
         """When `expire` will next have something to do."""
         return self._queue.next_deadline()
