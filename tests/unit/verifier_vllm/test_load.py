@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import pytest
 
-from sled_speculation.sampling import SamplingParams
 from sled_testkit.text_device import TextDevice, draft_request, open_request
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import Candidate, LoadControl
