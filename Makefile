@@ -13,10 +13,10 @@ DEV     := $(VENV)/.dev-installed
 CLI     := $(VENV)/.cli-installed
 GENERATED := $(VENV)/generated
 ENGINE_TESTS := $(wildcard tests/vllm/small tests/vllm/trained tests/vllm/options tests/torch tests/openai)
-FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench docs
+FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench docs images
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo engines test test-engines check format bench proto crds docs clean
+.PHONY: help env demo engines images test e2e test-engines check format bench proto crds docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,15 @@ test: check ## Run everything that CI runs
 	$(BIN)/python -m pytest $(ENGINE_TESTS:%=--ignore=%) $(PYTEST_ARGS)
 ifeq ($(PYTEST_ARGS),)
 	@$(MAKE) --no-print-directory test-engines
+	@PYTHONPATH=tests/support $(BIN)/python -m sled_testkit.node_system
 endif
+
+images: $(DEV) ## Build the container images for this machine, with buildah or docker
+	$(BIN)/python images/build.py $(ARGS)
+
+# Needs root and Linux; says how it went in bench/results/e2e.json.
+e2e: $(DEV) ## Run the scenarios on real nodes: helm install to text on a device
+	SLED_E2E_RESULTS=bench/results/e2e.json $(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
 
 engines: ## Make the environment with vLLM and torch for the engines' tests (6 GB, in the user's cache)
 	@PYTHON=$(PYTHON) tests/engines/install.sh

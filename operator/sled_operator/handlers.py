@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from sled_operator.settings import Settings
 from sled_operator.spec import GROUP, VERSION
@@ -108,6 +109,8 @@ async def watch(
                 clusterwide=not settings.watch_namespace,
                 namespaces=[settings.watch_namespace] if settings.watch_namespace else [],
                 standalone=True,
+                # else kopf asks for the user's name, which a container's user may not have
+                identity=Identity(settings.identity),
                 stop_flag=stop,
             )
         )
