@@ -9,6 +9,7 @@ from pathlib import Path
 import configuration_page
 import metrics_page
 import results_block
+import scenarios_block
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 ROOT = REFERENCE.parent.parent
@@ -25,6 +26,10 @@ def main() -> int:
     texts = {REFERENCE / name: page() for name, page in PAGES.items()}
     texts[readme] = results_block.refreshed(
         readme.read_text(encoding="utf-8"), ROOT / "bench" / "results"
+    )
+    scenarios = ROOT / "docs" / "how-to" / "end-to-end-tests.md"
+    texts[scenarios] = scenarios_block.refreshed(
+        scenarios.read_text(encoding="utf-8"), ROOT / "bench" / "results" / "e2e.json"
     )
     for target, text in texts.items():
         if not check:

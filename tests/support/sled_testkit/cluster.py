@@ -27,7 +27,7 @@ from sled_testkit import cluster_nodes, cluster_tools
 from sled_testkit.cluster_api import Api, Object
 from sled_testkit.cluster_audit import AuditLog
 from sled_testkit.cluster_certificates import write_kubeconfig
-from sled_testkit.cluster_commands import Layout
+from sled_testkit.cluster_commands import LOOPBACK, Layout
 from sled_testkit.cluster_process import Child, ProcessFailed, new_folder, reap_abandoned
 
 READY_TIMEOUT_SECONDS = 240.0
@@ -105,17 +105,18 @@ class ControlPlane(Cluster):
         progress: cluster_tools.Progress = cluster_tools.silent,
         *,
         requests_per_second: int = 400,
+        address: str = LOOPBACK,
     ) -> None:
         reap_abandoned()
         folder = new_folder()
         super().__init__(folder / "admin.kubeconfig", folder)
         self._progress = progress
         etcd, peer, api = _free_ports(3)
-        self._layout = Layout.create(folder, etcd, peer, api, requests_per_second)
-        self.server = self._layout.server
-        self.audit = AuditLog(self._layout.audit_log)
-        self._etcd = self._child("etcd", self._layout.etcd())
-        self._apiserver = self._child("kube-apiserver", self._layout.apiserver())
+        self.layout = Layout.create(folder, etcd, peer, api, requests_per_second, address)
+        self.server = self.layout.server
+        self.audit = AuditLog(self.layout.audit_log)
+        self._etcd = self._child("etcd", self.layout.etcd())
+        self._apiserver = self._child("kube-apiserver", self.layout.apiserver())
         self._workloads: list[Child] = []
 
     def __enter__(self) -> ControlPlane:
@@ -158,14 +159,17 @@ class ControlPlane(Cluster):
         self._apiserver.kill()
 
     def start_workloads(self) -> None:
-        """Add the controller-manager, the scheduler and kwok; quiet when they run already."""
+        """Add the controller-manager, the scheduler and, where no node is real, kwok; quiet when
+        they run already."""
         if self._workloads:
             return
-        for name, arguments in (
-            ("kube-controller-manager", self._layout.controller_manager()),
-            ("kube-scheduler", self._layout.scheduler()),
-            ("kwok", self._layout.kwok()),
-        ):
+        programs = [
+            ("kube-controller-manager", self.layout.controller_manager()),
+            ("kube-scheduler", self.layout.scheduler()),
+        ]
+        if self.layout.address == LOOPBACK:
+            programs.append(("kwok", self.layout.kwok()))
+        for name, arguments in programs:
             child = self._child(name, arguments)
             child.start()
             self._workloads.append(child)

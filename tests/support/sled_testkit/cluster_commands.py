@@ -7,6 +7,7 @@ from starting and stopping. Must not start anything.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from sled_testkit.cluster_certificates import (
     write_signing_keys,
 )
 
+LOOPBACK = "127.0.0.1"
+SERVICES = "10.96.0.0/16"
 _STAGES = Path(__file__).with_name("cluster_stages.yaml")
 _MASTERS = ("system:masters",)
 _IDENTITIES = (
@@ -38,7 +41,8 @@ class Layout:
     etcd_port: int
     peer_port: int
     api_port: int
-    authority: Path
+    address: str
+    issuer: Authority
     serving: KeyPair
     signing: KeyPair
     requests_per_second: int
@@ -48,31 +52,51 @@ class Layout:
 
     @classmethod
     def create(
-        cls, folder: Path, etcd_port: int, peer_port: int, api_port: int, requests_per_second: int
+        cls,
+        folder: Path,
+        etcd_port: int,
+        peer_port: int,
+        api_port: int,
+        requests_per_second: int,
+        address: str = LOOPBACK,
     ) -> Layout:
-        """Write keys, certificates, kubeconfigs and the audit policy into `folder`."""
+        """Write keys, certificates, kubeconfigs and the audit policy into `folder`.
+
+        `address` is where the API server listens: other than loopback when real nodes dial it.
+        """
         authority = Authority(folder)
+        addresses = sorted({LOOPBACK, address, "10.96.0.1"})
         hosts = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
         layout = cls(
             folder=folder,
             etcd_port=etcd_port,
             peer_port=peer_port,
             api_port=api_port,
-            authority=authority.certificate,
-            serving=authority.server("kube-apiserver", hosts, ["127.0.0.1", "10.96.0.1"]),
+            address=address,
+            issuer=authority,
+            serving=authority.server("kube-apiserver", hosts, addresses),
             signing=write_signing_keys(folder),
             requests_per_second=requests_per_second,
         )
         for file, user, groups in _IDENTITIES:
-            client = client_of(authority.client(user, groups))
-            write_kubeconfig(layout.kubeconfig(file), layout.server, layout.authority, client)
+            layout.admit(file, user, groups)
         layout._audit_policy.write_text(json.dumps(POLICY))
         return layout
 
     @property
     def server(self) -> str:
         """The API server's address."""
-        return f"https://127.0.0.1:{self.api_port}"
+        return f"https://{self.address}:{self.api_port}"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate that signs all others."""
+        return self.issuer.certificate
+
+    def admit(self, file: str, user: str, groups: Sequence[str] = ()) -> Path:
+        """A kubeconfig with a fresh client certificate."""
+        pair = self.issuer.client(user, groups)
+        return write_kubeconfig(self.kubeconfig(file), self.server, self.authority, client_of(pair))
 
     @property
     def audit_log(self) -> Path:
@@ -105,17 +129,17 @@ class Layout:
         """Node and RBAC authorisation, real certificates, audit log, OpenShift's owner check."""
         return [
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self.address}",
+            f"--advertise-address={self.address}",
             f"--secure-port={self.api_port}",
-            "--endpoint-reconciler-type=none",
+            *self._real_nodes(),
             f"--tls-cert-file={self.serving.certificate}",
             f"--tls-private-key-file={self.serving.key}",
             f"--client-ca-file={self.authority}",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             f"--service-account-key-file={self.signing.certificate}",
             f"--service-account-signing-key-file={self.signing.key}",
-            "--service-cluster-ip-range=10.96.0.0/16",
+            f"--service-cluster-ip-range={SERVICES}",
             "--authorization-mode=Node,RBAC",
             "--enable-aggregator-routing=true",  # no kube-proxy makes a Service's address work
             # the second one is what OpenShift adds: a chart's RBAC must cope with it
@@ -128,8 +152,20 @@ class Layout:
             "--profiling=false",
         ]
 
+    def _real_nodes(self) -> list[str]:
+        """How pods find the API server, and the API server the kubelets."""
+        if self.address == LOOPBACK:
+            return ["--endpoint-reconciler-type=none"]
+        pair = self.issuer.client("kube-apiserver-kubelet-client", _MASTERS)
+        return [
+            f"--kubelet-client-certificate={pair.certificate}",
+            f"--kubelet-client-key={pair.key}",
+        ]
+
     def controller_manager(self) -> list[str]:
         """Every default controller, each with its own service account."""
+        # fake nodes send no heartbeats; a test takes them offline by name
+        patience = "24h" if self.address == LOOPBACK else "20s"
         return [
             f"--kubeconfig={self.kubeconfig('controller-manager')}",
             "--use-service-account-credentials",
@@ -137,8 +173,7 @@ class Layout:
             f"--root-ca-file={self.authority}",
             "--leader-elect=false",
             "--secure-port=0",
-            # fake nodes send no heartbeats; a test takes a node offline by name
-            "--node-monitor-grace-period=24h",
+            f"--node-monitor-grace-period={patience}",
             *self._controller_limits(),
         ]
 

@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,9 @@ TOOLS = {
         _kubernetes("kube-apiserver"),
         _kubernetes("kube-controller-manager"),
         _kubernetes("kube-scheduler"),
+        _kubernetes("kubelet"),
+        _kubernetes("kube-proxy"),
+        Tool("coredns", "coredns", "1.12.4", "github.com/coredns/coredns"),
         Tool(
             "kwok",
             "kwok",
@@ -94,6 +97,10 @@ TOOLS = {
         Tool("kstatus", "kstatus", "0.37.2-1", "."),
     )
 }
+
+ON_NODES = ("kubelet", "kube-proxy", "coredns")
+"""Programs of real nodes (`node_cluster`)."""
+CONTROL_PLANE = tuple(name for name in TOOLS if name not in ON_NODES)
 
 
 def cache_folder() -> Path:
@@ -118,12 +125,12 @@ def find(name: str, progress: Progress = silent) -> Path:
     return _build(tool, progress)
 
 
-def missing() -> list[str]:
-    """Programs that a build would have to provide, in TOOLS order; builds nothing."""
+def missing(names: Sequence[str] = CONTROL_PLANE) -> list[str]:
+    """Which of these a build would have to provide; builds nothing."""
     return [
         name
-        for name, tool in TOOLS.items()
-        if not any(path.is_file() for path in _candidates(tool, silent))
+        for name in names
+        if not any(path.is_file() for path in _candidates(TOOLS[name], silent))
     ]
 
 
