@@ -230,7 +230,7 @@ class SLEDServerSpec(Spec):
         ),
         Rule(
             "self.engine.kind != 'OpenAI' || has(self.model.vocabulary)",
-            "engine kind OpenAI needs model.vocabulary: the model server does not say its own",
+            "engine kind OpenAI needs model.vocabulary: devices compare theirs with it",
             lambda self: self.engine.kind != "OpenAI" or self.model.vocabulary is not None,
         ),
         Rule(

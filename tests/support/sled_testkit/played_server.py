@@ -26,6 +26,10 @@ class PlayedServer:
     raw: bytes | None = None
     shift: int = 0
     """Positions by which log-probabilities are misplaced."""
+    tells_words: str = "prompt"
+    """The field in which it detokenises; empty when it does not."""
+    turn: int = 0
+    """By how much its ids differ from bytes."""
     seen: list[tuple[str, Json, dict[str, str]]] = field(default_factory=list)
 
     def answer(self, method: str, path: str, body: Json) -> Any:
@@ -33,6 +37,9 @@ class PlayedServer:
             return {"data": [{"owned_by": self.kind, **card} for card in self.cards]}
         if (method, path, self.kind) == ("GET", "/info", "tgi"):
             return {"model_id": "toy", "max_total_tokens": 512, "version": "3.3.5"}
+        if (method, path) == ("POST", "/detokenize") and self.tells_words:
+            text = bytes((token + self.turn) % 256 for token in body["tokens"])
+            return {self.tells_words: text.decode(errors="replace")}
         if (method, path, self.kind) == ("POST", "/v1/completions", "vllm"):
             return self._vllm(body)
         if (method, path, self.kind) == ("POST", "/generate", "sglang"):

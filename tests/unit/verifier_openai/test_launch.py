@@ -79,6 +79,8 @@ async def test_what_a_model_sets_for_itself_is_overruled(vocabulary: Path) -> No
         (PlayedServer(), {"context_tokens": 513}, "the model server's limit is 512"),
         (PlayedServer(shift=-1), {}, "not what it writes"),
         (PlayedServer("sglang", shift=-1), {}, "not what it writes"),
+        (PlayedServer(turn=1), {}, "vocabulary is not that of model.vocabulary"),
+        (PlayedServer(tells_words="words"), {}, "vocabulary is not that of model.vocabulary"),
         (PlayedServer(status=503), {}, "answered /v1/models with status 503"),
         (PlayedServer(status=302), {}, "with status 302"),
         (PlayedServer(raw=b"<html>"), {}, "is not JSON"),
@@ -92,6 +94,16 @@ async def test_a_server_that_cannot_be_used_is_refused_at_start(
 ) -> None:
     with played_server(server) as url, pytest.raises(EngineError, match=sentence):
         await load_backend(settings(url, vocabulary, **changes), LIMITS)
+
+
+@pytest.mark.parametrize("field", ["prompt", "text", ""])
+async def test_a_server_that_cannot_detokenise_is_taken_with_a_warning(
+    field: str, vocabulary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with played_server(PlayedServer(tells_words=field)) as url:
+        async with await load_backend(settings(url, vocabulary), LIMITS):
+            pass
+    assert ("cannot be compared" in caplog.text) is (not field)
 
 
 async def test_an_adapter_beside_its_base_is_not_mistaken_for_it(vocabulary: Path) -> None:

@@ -43,6 +43,19 @@ def read_vocabulary(path: Path) -> GgufVocabulary:
         model.close()
 
 
+def encode_with(path: Path, text: str) -> list[int]:
+    """The ids that `text` has in the GGUF file's vocabulary, those included that it begins every text with.
+
+    Raises:
+        EngineError: not readable by llama.cpp.
+    """
+    try:
+        with Model(path, vocab_only=True) as model:
+            return list(model.vocabulary.encode(text, special=False))
+    except LlamaCppError as error:
+        raise EngineError(f"the vocabulary file cannot be used: {error}") from error
+
+
 def find_vocabulary(folder: Path) -> Path:
     """The only GGUF file in a model folder.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sled_verifier.engine.base import EngineError, EngineInfo
-from sled_verifier.engine.gguf_vocabulary import GgufVocabulary, read_vocabulary
+from sled_verifier.engine.gguf_vocabulary import GgufVocabulary, encode_with, read_vocabulary
 from sled_verifier.limits import Limits
 from sled_verifier.openai.backend import OpenAIBackend
 from sled_verifier.openai.client import HttpServer, HttpTarget
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 """How long the server may still be starting."""
 RETRY_SECONDS = 1.0
+SENTENCE = "Many devices draft, and 1 server verifies what 256 of them wrote."
 TRIALS = 3
 TRIAL_TOKENS = 5
 
@@ -48,8 +49,8 @@ async def load_backend(settings: ServerSettings, limits: Limits) -> OpenAIBacken
     """Find the server, recognise it, and try whether its choices along a draft are what it writes alone.
 
     Raises:
-        EngineError: it does not answer in time, is of a kind that cannot be exact, serves another model or a
-            shorter context, or failed the trial; the message says which.
+        EngineError: it does not answer in time, is of a kind that cannot be exact, serves another model, another
+            vocabulary or a shorter context, or failed the trial; the message says which.
     """
     words = await asyncio.to_thread(read_vocabulary, settings.vocabulary)
     server = HttpServer(
@@ -65,6 +66,7 @@ async def load_backend(settings: ServerSettings, limits: Limits) -> OpenAIBacken
         dialect = await _dialect(server, card)
         _check_context(card, settings.context_tokens)
         target = HttpTarget(server, dialect, str(card["id"]))
+        await _check_vocabulary(server, card, settings.vocabulary)
         await try_out(target, words.size)
     except TargetError as error:
         await server.close()
@@ -158,6 +160,25 @@ def _check_context(card: dict[str, Any], context_tokens: int) -> None:
         raise EngineError(
             f"context_tokens is {context_tokens}; the model server's limit is {longest}"
         )
+
+
+async def _check_vocabulary(server: HttpServer, card: dict[str, Any], vocabulary: Path) -> None:
+    """The ids of a sentence must be that sentence to the server. Only letters and digits are compared: the two
+    sides treat spaces and what begins a text differently.
+    """
+    ids = await asyncio.to_thread(encode_with, vocabulary, SENTENCE)
+    try:
+        answer = await server.post("/detokenize", {"model": card["id"], "tokens": ids})
+    except TargetError as error:
+        _log.warning("the server's vocabulary cannot be compared", extra={"why": error.message})
+        return
+    text = answer.get("prompt", answer.get("text")) if isinstance(answer, dict) else None
+    if not isinstance(text, str) or not _letters(text).endswith(_letters(SENTENCE)):
+        raise EngineError("the model server's vocabulary is not that of model.vocabulary")
+
+
+def _letters(text: str) -> str:
+    return "".join(character for character in text if character.isalnum())
 
 
 def _info(settings: ServerSettings, words: GgufVocabulary, dialect: Dialect) -> EngineInfo:
