@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sled_testkit.torch_models import own_greedy
+from sled_testkit.torch_models import own_greedy, write_byte_tokenizer
 from sled_testkit.vllm import random_model
 from sled_testkit.vllm_server import vllm_server
 
@@ -50,5 +50,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     prompts = [[rng.randrange(256) for _ in range(1 + 23 * n)] for n in range(PROMPTS)]
     texts = own_greedy(model, prompts, TOKENS)
     (model / "generation_config.json").write_text(json.dumps(SELF_WILLED))
+    write_byte_tokenizer(model)
     with vllm_server(model, folder / "server.log", context_tokens=CONTEXT, name="tiny") as address:
         yield Target(address, model, vocabulary, prompts, texts)

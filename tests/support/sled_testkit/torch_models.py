@@ -93,6 +93,21 @@ def write_model(folder: Path, kind: tuple[str, dict[str, Any]], *, seed: int = 1
     return folder
 
 
+def write_byte_tokenizer(folder: Path) -> None:
+    """A tokeniser for the models here, as `byte_vocabulary_gguf` has it: token i is byte i."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    # The byte-level alphabet: a byte that cannot be printed is written as a character from 256 on.
+    printed = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    words = {chr(byte if byte in printed else next(others)): byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
 def own_greedy(folder: Path, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
     """What transformers' `generate` writes after each prompt alone, with the model's own attention and
     cache, in fp32. End tokens do not stop it.

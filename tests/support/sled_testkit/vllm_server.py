@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @contextmanager
 def vllm_server(model: Path, log: Path, *, context_tokens: int, name: str) -> Iterator[str]:
-    """A ready server in fp32 without a tokeniser; yields its address, host:port.
+    """A ready server in fp32; yields its address, host:port.
 
     Raises:
         ChildProcessError: it ended, or was not ready in time; the message holds the end of its log.
@@ -40,7 +40,7 @@ def vllm_server(model: Path, log: Path, *, context_tokens: int, name: str) -> It
     command = [sys.executable, cluster_launch.__file__, str(os.getpid())]
     command += [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", name, "--dtype", "float32", "--enforce-eager"]
-    command += ["--skip-tokenizer-init", "--max-model-len", str(context_tokens)]
+    command += ["--max-model-len", str(context_tokens)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
         # A group of its own: the server starts its engine as another process.
