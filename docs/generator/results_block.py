@@ -31,6 +31,29 @@ SHOWN = (
         "64 fake devices, 10 minutes: output of the worst over the median",
     ),
     ("soak", "rss_growth_mib", "the same: growth of memory after the start, MiB"),
+    ("engine", "verifications_per_second", "Fake engine, gRPC on loopback: verifications a second"),
+    (
+        "engine",
+        "own_milliseconds_per_step_at_64_sequences",
+        "Our own processor time of a step of 64 sequences, ms",
+    ),
+    ("wire", "bytes_per_greedy_draft_token", "Uplink bytes of a greedy draft token"),
+    ("wire", "bytes_per_sampled_draft_token", "Uplink bytes of a sampled draft token"),
+    (
+        "wire",
+        "sampled_acceptance_ratio",
+        "Acceptance with compressed distributions over full ones, temperature 1",
+    ),
+    (
+        "simulated_a100",
+        "throughput_ratio",
+        "A100-like, 32 sequences: output tokens a second over central serving",
+    ),
+    (
+        "simulated_a100",
+        "capacity_ratio",
+        "A100-like, 32 sequences a step: devices at the SLO over central serving",
+    ),
 )
 
 

@@ -1,0 +1,1 @@
+"""What several benches need: result files, traces of drafts, devices that replay them."""

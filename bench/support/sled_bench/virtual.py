@@ -1,0 +1,347 @@
+"""The verifier's own scheduler and load policy in virtual time, a cost surface instead of a model.
+
+Everything is the code that serves, but for the engine, which knows the texts, and the clock.
+Figures that come from here are simulated.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sled_bench.trace import Text, Trace
+from sled_protocol.prefix import PrefixHash
+from sled_speculation.sampling import SamplingParams
+from sled_speculation.step_cost import StepShape
+from sled_verifier.engine.base import EngineInfo, Logits, StepItem
+from sled_verifier.job import run_job
+from sled_verifier.limits import Limits
+from sled_verifier.load_control import LoadControl, LoadSettings
+from sled_verifier.rounds import DraftRequest, OpenRequest, RoundVerdict
+from sled_verifier.scheduler import Scheduler
+from sled_verifier.slots import SlotPolicy
+
+DEADLINE_SECONDS = 0.5
+Surface = Callable[[StepShape], float]
+"""Seconds of a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTiming:
+    """What a device and its way to the server take."""
+
+    name: str
+    token_seconds: float
+    round_trip_seconds: float
+    jitter: float = 0.1
+    """Both vary by this share, evenly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a server works: what it verifies, and when a step begins."""
+
+    name: str
+    draft_tokens: int
+    """Most tokens of a draft; 0 serves centrally."""
+    load: LoadSettings
+    static_batch: int = 0
+    """Wait until so many sequences are ready, at most `static_seconds`; 0 = begin at once."""
+    static_seconds: float = 0.05
+
+
+@dataclass(slots=True)
+class _Dense:
+    """A text whose tokens are numbered densely, so that rows of logits are short."""
+
+    tokens: tuple[int, ...]
+    drafts: tuple[tuple[int, ...], ...]
+    confidences: tuple[tuple[float, ...], ...]
+
+
+class TraceEngine:
+    """An engine that writes known texts; prompts are `[text number]` and the filling."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        slots: int,
+        step_tokens: int,
+        surface: Surface,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.texts, size = _dense(trace, len(trace.texts))
+        self._surface = surface
+        self._sleep = sleep
+        self._held: list[list[int]] = [[] for _ in range(slots)]
+        self.info = EngineInfo(
+            model_name=trace.target,
+            engine="trace",
+            vocab_size=size,
+            context_tokens=4096,
+            slots=slots,
+            max_step_tokens=step_tokens,
+            tokenizer_fingerprint=b"",
+            end_tokens=(),
+            exactness="bit-invariant",
+        )
+        self.prompt_length = 64
+        self.steps = 0
+        self.busy_seconds = 0.0
+
+    def prompt(self, number: int) -> list[int]:
+        """A prompt after which text `number` follows."""
+        return [number] * self.prompt_length
+
+    def step(self, items: Sequence[StepItem]) -> list[Logits]:
+        """See `Engine.step`."""
+        context = sum(len(self._held[item.slot]) for item in items)
+        rows = [self._rows(item) for item in items]
+        shape = StepShape(sum(len(item.tokens) for item in items), len(items), context)
+        seconds = self._surface(shape)
+        self.steps += 1
+        self.busy_seconds += seconds
+        self._sleep(seconds)
+        return rows
+
+    def truncate(self, slot: int, length: int) -> None:
+        """See `Engine.truncate`."""
+        del self._held[slot][length:]
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """See `Engine.copy_prefix`."""
+        self._held[target] = self._held[source][:length]
+
+    def tokenizer_gguf(self) -> bytes:
+        """See `Engine.tokenizer_gguf`."""
+        return b""
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+
+    def _rows(self, item: StepItem) -> Logits:
+        held = self._held[item.slot]
+        held.extend(item.tokens)
+        rows = np.zeros((item.logit_rows, self.info.vocab_size), np.float32)
+        text = self.texts[held[0]].tokens
+        first = len(held) - item.logit_rows + 1 - self.prompt_length
+        for row in range(item.logit_rows):
+            at = first + row
+            rows[row, text[at % len(text)]] = 1.0
+        return rows
+
+
+def _dense(trace: Trace, reserved: int) -> tuple[list[_Dense], int]:
+    numbers: dict[int, int] = {}
+
+    def number(token: int) -> int:
+        return numbers.setdefault(token, reserved + len(numbers))
+
+    def dense(text: Text) -> _Dense:
+        return _Dense(
+            tuple(number(t) for t in text.tokens),
+            tuple(tuple(number(t) for t in row) for row in text.drafts),
+            text.confidences,
+        )
+
+    texts = [dense(text) for text in trace.texts]
+    return texts, reserved + len(numbers)
+
+
+@dataclass(slots=True)
+class _Device:
+    number: int
+    timing: DeviceTiming
+    text: int
+    rng: random.Random
+    key: int = 0
+    written: int = 0
+    hint: int = 32
+    draft: tuple[int, ...] = ()
+    prefix: PrefixHash = field(default_factory=PrefixHash)
+    asked_at: float = 0.0
+    token_gaps: list[tuple[float, int]] = field(default_factory=list)
+    last_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run showed. `rates` [devices] are output tokens a second, slowest first; `round_p95_seconds` is the time
+    between verdicts of one device divided by what they brought.
+    """
+
+    tokens_per_second: float
+    rates: tuple[float, ...]
+    token_p95_seconds: float
+    busy_share: float
+    sequences_a_step: float
+    verified_per_round: float
+
+
+class VirtualFleet:
+    """So many devices on one server for a while."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        surface: Surface,
+        policy: Policy,
+        timings: Sequence[DeviceTiming],
+        *,
+        step_tokens: int = 4096,
+        step_sequences: int = 1 << 20,
+    ) -> None:
+        """`step_sequences` bounds the rounds of one step; the others wait outside, first come, first served."""
+        self.now = 0.0
+        self._step_sequences_most = step_sequences
+        self._arrived: deque[_Device] = deque()
+        self._policy = policy
+        slots = max(1, len(timings))
+        self.engine = TraceEngine(
+            trace, slots=slots, step_tokens=step_tokens, surface=surface, sleep=self._sleep
+        )
+        limits = Limits(
+            step_tokens=step_tokens,
+            prefill_chunk_tokens=256,
+            max_queue=slots,
+            max_sequences=slots,
+            max_draft_tokens=8,
+            default_deadline_seconds=120.0,
+        )
+        control = LoadControl(8, policy.load)
+        control.measured(
+            (shape, surface(shape))
+            for shape in (
+                StepShape(n * k, n, 100 * n)
+                for n in (1, 4, 16, 64, 256, 1024)
+                for k in (1, 2, 5, 9)
+            )
+        )
+        self._scheduler = Scheduler(self.engine.info, limits, SlotPolicy(), control)
+        self._devices = [
+            _Device(n, timing, n % len(trace.texts), random.Random(n))
+            for n, timing in enumerate(timings)
+        ]
+        self._by_key: dict[int, _Device] = {}
+        self._due: list[tuple[float, int]] = []
+        self._rounds = self._verified = self._step_sequences = 0
+
+    def run(self, warm_seconds: float, seconds: float) -> Outcome:
+        """Let time pass; only what follows the warm-up counts."""
+        for device in self._devices:
+            self._open(device)
+            heapq.heappush(self._due, (device.rng.random() * 0.2, device.number))
+        self._until(warm_seconds)
+        written = [0] * len(self._devices)
+        for device in self._devices:
+            device.token_gaps.clear()
+        busy, steps = self.engine.busy_seconds, self.engine.steps
+        self._rounds = self._verified = self._step_sequences = 0
+        began = self.now
+        self._until(began + seconds)
+        took = self.now - began
+        gaps: list[float] = []
+        for device in self._devices:
+            written[device.number] = sum(count for _, count in device.token_gaps)
+            for gap, count in device.token_gaps:
+                gaps += [gap / count] * count
+        steps = max(1, self.engine.steps - steps)
+        return Outcome(
+            sum(written) / took,
+            tuple(sorted(count / took for count in written)),
+            float(np.quantile(gaps, 0.95)) if gaps else float("inf"),
+            (self.engine.busy_seconds - busy) / took,
+            self._step_sequences / steps,
+            self._verified / max(1, self._rounds),
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def _until(self, end: float) -> None:
+        first_waiting: float | None = None
+        while self.now < end:
+            while self._due and self._due[0][0] <= self.now:
+                self._arrived.append(self._devices[heapq.heappop(self._due)[1]])
+            waiting = len(self._arrived)
+            if waiting and first_waiting is None:
+                first_waiting = self.now
+            static = self._policy.static_batch
+            if static and 0 < waiting < static and first_waiting is not None:
+                patience = first_waiting + self._policy.static_seconds
+                if self.now < patience:
+                    following = self._due[0][0] if self._due else patience
+                    self.now = max(self.now, min(patience, following, end))
+                    if self.now < patience:
+                        continue
+            while self._arrived and self._scheduler.load.queue_depth < self._step_sequences_most:
+                self._send(self._arrived.popleft())
+            job = self._scheduler.plan(self.now)
+            first_waiting = None
+            if job is None:
+                self.now = min(self._due[0][0] if self._due else end, end)
+                continue
+            self._step_sequences += len(job.items)
+            result = run_job(self.engine, job, self._clock)
+            for outcome in self._scheduler.apply(job, result, self.now):
+                if not isinstance(outcome.result, RoundVerdict):
+                    raise RuntimeError(str(outcome.result))
+                self._take(self._by_key[outcome.key], outcome.result)
+
+    def _clock(self) -> float:
+        return self.now
+
+    def _open(self, device: _Device) -> None:
+        prompt = self.engine.prompt(device.text)
+        request = OpenRequest(
+            f"d{device.number}", array("I", prompt), array("I"), SamplingParams(), draft_model="m"
+        )
+        device.key = self._scheduler.open(request, self.now).key
+        device.prefix = PrefixHash(prompt)
+        device.written = 0
+        self._by_key[device.key] = device
+
+    def _send(self, device: _Device) -> None:
+        text = self.engine.texts[device.text]
+        at = device.written
+        device.draft = text.drafts[at][: self._length(device)]
+        sure = text.confidences[at][: len(device.draft)] if text.confidences else ()
+        request = DraftRequest(
+            at, device.prefix.value, device.draft, (), DEADLINE_SECONDS, tuple(sure)
+        )
+        self._scheduler.submit(device.key, request, self.now)
+
+    def _length(self, device: _Device) -> int:
+        text = self.engine.texts[device.text]
+        return max(
+            0, min(self._policy.draft_tokens, device.hint, len(text.tokens) - device.written - 1)
+        )
+
+    def _take(self, device: _Device, verdict: RoundVerdict) -> None:
+        output = (*device.draft[: verdict.accepted], verdict.next_token)
+        device.prefix.extend(output)
+        device.written += len(output)
+        device.hint = verdict.max_draft_tokens_hint if self._policy.load.trim else 32
+        device.token_gaps.append((self.now - device.last_at, len(output)))
+        device.last_at = self.now
+        self._rounds += 1
+        self._verified += verdict.verified
+        text = self.engine.texts[device.text]
+        if device.written + 1 >= len(text.tokens):
+            self._scheduler.close(device.key)
+            del self._by_key[device.key]
+            device.text = (device.text + 7) % len(self.engine.texts)
+            self._open(device)
+        pause = 0.0
+        if self._policy.draft_tokens:
+            timing = device.timing
+            wanted = self._length(device) * timing.token_seconds + timing.round_trip_seconds
+            pause = wanted * (1 + timing.jitter * (2 * device.rng.random() - 1))
+        heapq.heappush(self._due, (self.now + pause, device.number))
