@@ -30,7 +30,7 @@ SCENARIOS = {
         "from its return until the change is done",
     ),
     "api_server_away": (
-        "the API server is away for half an outage while devices generate",
+        "the API server is away while devices generate",
         "from its return until a change is done",
     ),
     "device_cut_off": (
