@@ -21,6 +21,8 @@ from sled_operator.names import FIELD_MANAGER
 REQUEST_SECONDS = 30.0
 WATCH_SECONDS = 300
 SILENCE_SECONDS = 330.0
+TOKEN_SECONDS = 10.0
+"""How long a token is used before it is asked for anew: asking goes through files or a program."""
 MAX_PARALLEL = 32
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -35,6 +37,8 @@ class HttpCluster:
         self._configuration = configuration
         self._api = client.ApiClient(configuration)
         self._free = asyncio.Semaphore(MAX_PARALLEL)
+        self._authorization: dict[str, str] = {}
+        self._authorized_until = 0.0
 
     @classmethod
     async def connect(cls) -> HttpCluster:
@@ -177,8 +181,7 @@ class HttpCluster:
         headers = {"Accept": "application/json", "User-Agent": _AGENT}
         if content_type:
             headers["Content-Type"] = content_type
-        for auth in (await self._configuration.auth_settings()).values():
-            headers["Authorization"] = auth["value"]
+        headers |= await self._authorize()
         try:
             response: aiohttp.ClientResponse = await self._api.rest_client.request(
                 method,
@@ -191,7 +194,17 @@ class HttpCluster:
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ClusterError(0, f"the API server does not answer: {error}") from error
+        if response.status == 401:
+            self._authorized_until = 0.0
         return response
+
+    async def _authorize(self) -> dict[str, str]:
+        now = asyncio.get_running_loop().time()
+        if now >= self._authorized_until:
+            token = (await self._configuration.auth_settings()).get("BearerToken")
+            self._authorization = {"Authorization": token["value"]} if token else {}
+            self._authorized_until = now + TOKEN_SECONDS
+        return self._authorization
 
 
 def _change(line: bytes) -> Change:

@@ -202,7 +202,9 @@ class ControlPlane(Cluster):
 
     def _child(self, name: str, arguments: list[str]) -> Child:
         program = cluster_tools.find(name, self._progress)
-        return Child(name, [str(program), *arguments], self.folder)
+        # a small heap is collected over and over, which a control plane on two cores cannot afford
+        environment = {"GOGC": "400", **os.environ}
+        return Child(name, [str(program), *arguments], self.folder, environment)
 
 
 def _free_ports(count: int) -> list[int]:
