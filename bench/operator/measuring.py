@@ -21,6 +21,8 @@ DRAFTERS = f"{GROUP}/namespaces/default/edgedrafters"
 PODS = "/api/v1/namespaces/default/pods"
 LEASE = ("leases", "update")
 POLL_SECONDS = 2.0
+REST_CPU_SECONDS = 1.0
+"""Processor time in five seconds below which the control plane is at rest."""
 
 Figures = dict[str, float]
 Report = Callable[[str], None]
@@ -90,6 +92,22 @@ def idle(plane: ControlPlane, operator: OperatorProcess, size: Size) -> Figures:
         "idle_lease_renewals": writes[LEASE],
         "refused_calls": len(plane.audit.forbidden(operator.user)),
     }
+
+
+def settle_nodes(plane: ControlPlane) -> None:
+    """Wait until no controller has anything left to do about the nodes.
+
+    Raises:
+        TimeoutError: they do not come to rest.
+    """
+    for _ in range(120):
+        before = plane.cpu_seconds()
+        time.sleep(5)
+        busy = sum(plane.cpu_seconds().values()) - sum(before.values())
+        tainted = any(n["spec"].get("taints") for n in plane.api.items("/api/v1/nodes"))
+        if busy < REST_CPU_SECONDS and not tainted:
+            return
+    raise TimeoutError("the nodes do not come to rest")
 
 
 def settle(plane: ControlPlane, operator: OperatorProcess) -> None:

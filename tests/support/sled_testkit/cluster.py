@@ -104,7 +104,6 @@ class ControlPlane(Cluster):
         self,
         progress: cluster_tools.Progress = cluster_tools.silent,
         *,
-        requests_per_second: int = 400,
         address: str = LOOPBACK,
     ) -> None:
         reap_abandoned()
@@ -112,7 +111,7 @@ class ControlPlane(Cluster):
         super().__init__(folder / "admin.kubeconfig", folder)
         self._progress = progress
         etcd, peer, api = _free_ports(3)
-        self.layout = Layout.create(folder, etcd, peer, api, requests_per_second, address)
+        self.layout = Layout.create(folder, etcd, peer, api, address)
         self.server = self.layout.server
         self.audit = AuditLog(self.layout.audit_log)
         self._etcd = self._child("etcd", self.layout.etcd())
@@ -158,14 +157,18 @@ class ControlPlane(Cluster):
         """End the API server; clients see refused connections until it starts again."""
         self._apiserver.kill()
 
-    def start_workloads(self) -> None:
+    def start_workloads(self, requests_per_second: int = 400) -> None:
         """Add the controller-manager, the scheduler and, where no node is real, kwok; quiet when
-        they run already."""
+        they run already.
+
+        `requests_per_second` is what the first two may each ask of the API server; 0 leaves them
+        Kubernetes' own defaults (20 and 50), with which tests would wait for pods.
+        """
         if self._workloads:
             return
         programs = [
-            ("kube-controller-manager", self.layout.controller_manager()),
-            ("kube-scheduler", self.layout.scheduler()),
+            ("kube-controller-manager", self.layout.controller_manager(requests_per_second)),
+            ("kube-scheduler", self.layout.scheduler(requests_per_second)),
         ]
         if self.layout.address == LOOPBACK:
             programs.append(("kwok", self.layout.kwok()))
@@ -174,6 +177,12 @@ class ControlPlane(Cluster):
             child.start()
             self._workloads.append(child)
         self.api.wait("/api/v1/namespaces/default/serviceaccounts", "default", bool)
+
+    def stop_workloads(self) -> None:
+        """End them, to be started with other limits."""
+        for child in self._workloads:
+            child.stop()
+        self._workloads.clear()
 
     def check(self) -> None:
         """Raise ProcessFailed when a part of the control plane has ended by itself."""

@@ -45,10 +45,6 @@ class Layout:
     issuer: Authority
     serving: KeyPair
     signing: KeyPair
-    requests_per_second: int
-    """What the controller-manager and the scheduler may each ask of the API server; 0 leaves them
-    at Kubernetes' own defaults (20 and 50).
-    """
 
     @classmethod
     def create(
@@ -57,7 +53,6 @@ class Layout:
         etcd_port: int,
         peer_port: int,
         api_port: int,
-        requests_per_second: int,
         address: str = LOOPBACK,
     ) -> Layout:
         """Write keys, certificates, kubeconfigs and the audit policy into `folder`.
@@ -76,7 +71,6 @@ class Layout:
             issuer=authority,
             serving=authority.server("kube-apiserver", hosts, addresses),
             signing=write_signing_keys(folder),
-            requests_per_second=requests_per_second,
         )
         for file, user, groups in _IDENTITIES:
             layout.admit(file, user, groups)
@@ -162,8 +156,11 @@ class Layout:
             f"--kubelet-client-key={pair.key}",
         ]
 
-    def controller_manager(self) -> list[str]:
-        """Every default controller, each with its own service account."""
+    def controller_manager(self, requests_per_second: int) -> list[str]:
+        """Every default controller, each with its own service account and that many requests; 0
+        leaves Kubernetes' own default (20).
+        """
+        rate = requests_per_second
         # fake nodes send no heartbeats; a test takes them offline by name
         patience = "24h" if self.address == LOOPBACK else "20s"
         return [
@@ -174,18 +171,14 @@ class Layout:
             "--leader-elect=false",
             "--secure-port=0",
             f"--node-monitor-grace-period={patience}",
-            *self._controller_limits(),
+            *([f"--kube-api-qps={rate}", f"--kube-api-burst={2 * rate}"] if rate else []),
         ]
 
-    def _controller_limits(self) -> list[str]:
-        rate = self.requests_per_second
-        return [f"--kube-api-qps={rate}", f"--kube-api-burst={2 * rate}"] if rate else []
-
-    def scheduler(self) -> list[str]:
-        """The default profile, without leader election."""
+    def scheduler(self, requests_per_second: int) -> list[str]:
+        """The default profile, without leader election; 0 requests leave the default (50)."""
         client: dict[str, str | int] = {"kubeconfig": str(self.kubeconfig("scheduler"))}
-        if self.requests_per_second:
-            client |= {"qps": self.requests_per_second, "burst": 2 * self.requests_per_second}
+        if requests_per_second:
+            client |= {"qps": requests_per_second, "burst": 2 * requests_per_second}
         configuration = {
             "apiVersion": "kubescheduler.config.k8s.io/v1",
             "kind": "KubeSchedulerConfiguration",
