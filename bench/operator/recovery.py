@@ -38,6 +38,7 @@ def run(kills: int, outage_seconds: float) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", TEST, f"--junitxml={report}", "--timeout=3600"]
+        command += ["-o", "junit_family=xunit1"]  # the one that has properties
         subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, check=True)
         found: dict[str, list[float]] = {}
         for each in ET.parse(report).iter("property"):
