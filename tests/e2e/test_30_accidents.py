@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+
+import pytest
 
 from sled_testkit.e2e_record import Record, Stopwatch
 from sled_testkit.e2e_site import Site, wait_until
 from sled_testkit.e2e_specs import DRAFTER, PROMPT, SYSTEM, drafter_spec
 
-OUTAGE_SECONDS = float(os.environ.get("SLED_E2E_OUTAGE_SECONDS", "15"))
+OUTAGE_SECONDS = float(os.environ.get("SLED_E2E_OUTAGE_SECONDS", "30"))
 LONG = 96
 OPERATOR = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/sled-operator"
 
@@ -45,7 +48,7 @@ def test_the_api_server_is_away(site: Site, record: Record) -> None:
     reply.wait_tokens(4)
     site.cluster.plane.stop_apiserver()
     try:
-        time.sleep(OUTAGE_SECONDS)
+        time.sleep(OUTAGE_SECONDS / 2)
         site.assert_own(reply.finish())
         site.assert_own(site.ask("pi5", PROMPT).finish())
     finally:
@@ -57,3 +60,46 @@ def test_the_api_server_is_away(site: Site, record: Record) -> None:
     record.passed("api_server_away", watch.seconds())
     assert site.pod_identities()["verifier"] == verifiers, "the verifier was restarted"
     site.assert_own(site.ask("pi4", PROMPT).finish())
+
+
+@pytest.fixture
+def islands(site: Site) -> Iterator[None]:
+    """Devices that write on alone while they are cut off."""
+    site.apply("EdgeDrafter", DRAFTER, drafter_spec(offline={"policy": "DraftOnly"}))
+    site.wait_ready("EdgeDrafter", DRAFTER)
+    yield
+    site.machine("pi5").reconnect()
+    site.apply("EdgeDrafter", DRAFTER, drafter_spec())
+    site.wait_ready("EdgeDrafter", DRAFTER)
+
+
+@pytest.mark.usefixtures("islands")
+def test_a_device_that_is_cut_off_keeps_serving_and_returns(site: Site, record: Record) -> None:
+    pi5 = site.machine("pi5")
+    before = site.pod_identities()
+    running = site.ask("pi5", PROMPT, LONG)
+    running.wait_tokens(8)
+    pi5.cut_off()
+    cut = time.monotonic()
+    alone = site.ask("pi5", PROMPT).finish()
+    assert alone.text
+    assert not alone.verified
+    running.finish()
+    own = site.alone.continue_tokens(running.prompt, LONG)
+    assert running.tokens[: running.verified_tokens] == own[: running.verified_tokens]
+    assert len(running.tokens) == LONG
+    while time.monotonic() - cut < OUTAGE_SECONDS:
+        reply = site.ask("pi5", PROMPT, 8).finish()
+        assert not reply.verified
+        assert len(reply.tokens) == 8
+        time.sleep(5.0)
+    watch = Stopwatch()
+    pi5.reconnect()
+    wait_until(lambda: site.ask("pi5", PROMPT, 8).finish().verified)
+    record.passed("device_cut_off", watch.seconds())
+    site.assert_own(site.ask("pi5", PROMPT).finish())
+    site.cluster.wait_ready(["pi5"])
+    site.wait_ready("EdgeDrafter", DRAFTER)
+    assert site.pod_identities() == before, (
+        "a pod was replaced although its device only lost its link"
+    )

@@ -75,5 +75,5 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -21,7 +21,7 @@ from sled_cli.models.store import ModelStore
 from sled_testkit.cluster_api import Api, Object
 from sled_testkit.cluster_helm import Helm
 from sled_testkit.e2e_reference import TargetAlone
-from sled_testkit.e2e_reply import PATIENCE_SECONDS, Reply
+from sled_testkit.e2e_reply import PATIENCE_SECONDS, ClientFailed, Reply
 from sled_testkit.e2e_specs import (
     DRAFTER,
     FLEET,
@@ -119,7 +119,7 @@ class Site:
         """Delete the fleet and the server, then the chart, as the guide says."""
         self.api.delete(f"{RESOURCES}/edgedrafters/{DRAFTER}")
         self.api.delete(f"{RESOURCES}/sledservers/{SERVER}")
-        wait_until(lambda: not self.api.items(PODS))
+        wait_until(lambda: not self.api.items(PODS) and not self.marked_nodes())
         self.helm.run("uninstall", "sled", "--namespace", SYSTEM, "--wait", "--timeout", "120s")
         wait_until(lambda: not self.api.items(PODS.replace(FLEET, SYSTEM)))
 
@@ -176,6 +176,30 @@ class Site:
         """The pods on servers."""
         return self.pods(**{"sled.dev/server": SERVER})
 
+    def marked_nodes(self) -> list[str]:
+        """Nodes with a label that the operator puts on them."""
+        nodes = self.api.items("/api/v1/nodes")
+        marked = (
+            n for n in nodes if any("drafter.sled.dev" in key for key in n["metadata"]["labels"])
+        )
+        return [node["metadata"]["name"] for node in marked]
+
+    def ask_patiently(self, device: str, prompt: str, most_tokens: int = 48) -> Reply:
+        """Ask until the device's drafter, which may be on its way to another model, takes the request.
+
+        Raises:
+            ClientFailed: a text that had begun did not end.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            wait_until(lambda: self.get(device, "/readyz")[0] == 200)
+            reply = self.ask(device, prompt, most_tokens)
+            try:
+                return reply.finish()
+            except ClientFailed:
+                if reply.tokens or time.monotonic() > deadline:
+                    raise
+
     def ready_verifiers(self) -> int:
         """Verifiers that serve."""
         return sum(map(is_pod_ready, self.verifiers()))
@@ -187,7 +211,9 @@ class Site:
         for pod in pods:
             machine = self.machine(node_of(pod))
             volumes = machine.disk / "kubelet" / "pods" / pod["metadata"]["uid"] / "volumes"
-            command = machine.inside("sh", "-c", f"cat {volumes}/*secret/*/{file}")
+            command = machine.inside(
+                "sh", "-c", f"cat {volumes}/kubernetes.io~*/*/{file} 2>/dev/null || true"
+            )
 
             def seen(command: list[str] = command) -> bool:
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
