@@ -18,6 +18,9 @@ GATHER_SECONDS = 0.1
 """Pause before a key that changed during a look is looked at again: changes come in bursts."""
 SOON_SECONDS = 1.0
 """Pause before a look that nobody waits for, so that a burst of changes costs one."""
+SOON_SHARE, SOON_MOST_SECONDS = 0.1, 5.0
+"""A key whose looks take long pauses longer, so that looks nobody waits for take at most this share
+of the time; but never longer than this."""
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +52,7 @@ class WorkQueue(Generic[K]):
     _again: set[K] = field(default_factory=set)
     _failures: dict[K, int] = field(default_factory=dict)
     _timers: dict[K, asyncio.TimerHandle] = field(default_factory=dict)
+    _took: dict[K, float] = field(default_factory=dict)
 
     def add(self, key: K) -> None:
         """Look at `key` as soon as a worker is free."""
@@ -59,8 +63,11 @@ class WorkQueue(Generic[K]):
             self._ready.put_nowait(key)
 
     def add_soon(self, key: K) -> None:
-        """Look at `key` within `SOON_SECONDS`, however often it is asked for until then."""
-        self.add_after(key, SOON_SECONDS)
+        """Look at `key` in `SOON_SECONDS`, or later if its looks take long, however often it is
+        asked for until then.
+        """
+        pause = min(SOON_MOST_SECONDS, self._took.get(key, 0.0) / SOON_SHARE)
+        self.add_after(key, max(SOON_SECONDS, pause))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Look at `key` in that time, or sooner if something else asks; the sooner timer wins."""
@@ -99,7 +106,10 @@ class WorkQueue(Generic[K]):
         try:
             after = await self.work(key)
             self._failures.pop(key, None)
-            if after is not None:
+            if after is None:
+                self._took.pop(key, None)
+            else:
+                self._took[key] = asyncio.get_running_loop().time() - start
                 self.add_after(key, after)
         except Exception as failure:  # one key's failure, whatever it is, must not end the worker
             error = type(failure).__name__

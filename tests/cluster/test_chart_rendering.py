@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from sled_operator.settings import Settings, from_environment
+from sled_operator.spec import parse
 from sled_testkit.cluster_helm import Helm, HelmFailed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,6 +202,19 @@ def test_the_chart_has_the_version_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (project, project)
+
+
+def test_what_artifact_hub_shows_is_true(helm: Helm) -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    shown = yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])
+    defined = [each for each in helm.template(CHART) if each["kind"] == "CustomResourceDefinition"]
+    assert {(each["name"], each["kind"], each["version"]) for each in shown} == {
+        (each["metadata"]["name"], each["spec"]["names"]["kind"], version["name"])
+        for each in defined
+        for version in each["spec"]["versions"]
+    }
+    examples = yaml.safe_load(chart["annotations"]["artifacthub.io/crdsExamples"])
+    assert {type(parse(each)).__name__ for each in examples} == {each["kind"] for each in shown}
 
 
 def _one(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:

@@ -126,3 +126,24 @@ async def test_a_burst_that_can_wait_costs_one_look(monkeypatch: pytest.MonkeyPa
     assert queue.idle
     await finish(queue, seen)
     assert looked == {"a": 1}
+
+
+async def test_a_key_whose_looks_take_long_pauses_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "SOON_SECONDS", 0.01)
+    loop = asyncio.get_running_loop()
+    began: list[float] = []
+    ended: list[float] = []
+
+    async def work(key: str) -> float | None:
+        began.append(loop.time())
+        await asyncio.sleep(0.05)
+        queue.add_soon(key)
+        ended.append(loop.time())
+        return 1000.0
+
+    seen = Seen()
+    seen.until(3)
+    queue = WorkQueue(work, seen)
+    queue.add("a")
+    await finish(queue, seen)
+    assert began[2] - ended[1] > 0.4
