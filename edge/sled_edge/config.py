@@ -163,6 +163,8 @@ class OfflineConfig(_Section):
     """What to do while the verifier is away."""
 
     policy: Annotated[OfflinePolicy, Field(strict=False)] = OfflinePolicy.REFUSE
+    patience_seconds: float = Field(30.0, ge=0, le=3600, allow_inf_nan=False)
+    """How long a text that has begun waits for a verifier before it is broken off, with `Refuse`."""
 
 
 class TokenizerConfig(_Section):
@@ -189,7 +191,7 @@ class EdgeConfig(_Section):
     """File with the bearer token, read at every connect."""
     drafter: DrafterConfig = Field(default_factory=lambda: DrafterConfig.model_validate({}))
     drafting: DraftingConfig = Field(default_factory=lambda: DraftingConfig.model_validate({}))
-    offline: OfflineConfig = Field(default_factory=OfflineConfig)
+    offline: OfflineConfig = Field(default_factory=lambda: OfflineConfig.model_validate({}))
     sequences: int = Field(4, ge=1, le=256)
     """Generations at the same time."""
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)

@@ -22,6 +22,7 @@ from sled_edge.link_resilient import ResilientLink
 from sled_edge.log import fields
 from sled_edge.loop import LoopSettings, SpeculationLoop
 from sled_edge.metrics import EdgeMetrics
+from sled_edge.offline import OfflineTiming
 from sled_edge.tokenizer_source import (
     DeferredTokenizer,
     TokenizerFetcher,
@@ -171,6 +172,7 @@ def _loop_settings(config: EdgeConfig, tokenizer: DeferredTokenizer) -> LoopSett
         min_confidence=config.drafting.min_confidence,
         mode=config.drafting.mode,
         policy=config.offline.policy,
+        offline=OfflineTiming(running_patience_seconds=config.offline.patience_seconds),
         draft_ahead=not _verifier_hosts(config) <= LOOPBACK,
         sequences=config.sequences,
         context_tokens=config.drafter.context_tokens,

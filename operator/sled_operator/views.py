@@ -69,6 +69,7 @@ class PodView:
     device_class: str = ""
     revision: str = ""
     terminating: bool = field(default=False)
+    uid: str = field(default="")
     ahead: bool = field(default=False)
     """It only fetches the model that its node will move to."""
     fetch: Fetch = field(default=Fetch.NONE)
@@ -111,6 +112,7 @@ def pod_view(document: Object) -> PodView:
         device_class=labels.get(DEVICE_CLASS, ""),
         revision=labels.get(REVISION, ""),
         terminating="deletionTimestamp" in meta,
+        uid=meta.get("uid", ""),
         ahead=AHEAD in labels,
         fetch=fetch,
         fetch_message=message,

@@ -192,10 +192,22 @@ class World:
                 self._pods_of.pop(work, None)
             self._look_at_owner(work)
 
+    def _look_at_servers_on(self, node: str) -> None:
+        for work, pods in self._pods_of.items():
+            if work[0] == SERVER and any(pod.node == node for pod in pods.values()):
+                self._look(work)
+
     def _look_at_owner(self, key: WorkKey) -> None:
         (self._look_soon if key[0] == DRAFTER else self._look)(key)
 
-    def _node_changed(self, key: Key, _: NodeView | None, new: NodeView | None) -> None:
+    def node_answers(self, name: str) -> bool | None:
+        """Whether a node is online; None when it does not exist."""
+        view = self.nodes.get(("", name))
+        return None if view is None else view.online
+
+    def _node_changed(self, key: Key, old: NodeView | None, new: NodeView | None) -> None:
+        if old is not None and old.online and new is not None and not new.online:
+            self._look_at_servers_on(key[1])
         for name, members in self._members.items():
             if members.take(key, new):
                 self._look((DRAFTER, *name))

@@ -61,6 +61,7 @@ def test_nothing_is_refused_and_nothing_is_granted_in_vain(
 ) -> None:
     own_plane.kubectl("apply", "-f", str(DATA / "rights" / "before.yaml"))
     _wait_for_everything(own_plane)
+    _lose_a_replica(own_plane)
     _plant_left_overs(own_plane)
     own_plane.kubectl("apply", "-f", str(DATA / "rights" / "after.yaml"))
     _wait_for_less(own_plane)
@@ -146,6 +147,24 @@ def _wait_for_everything(plane: ControlPlane) -> None:
         collection, _, name = path.rpartition("/")
         plane.api.wait(collection, name, lambda found: found is not None)
     plane.kubectl("wait", "--for=condition=Ready", "drafter/fleet", "--timeout=60s")
+
+
+def _lose_a_replica(plane: ControlPlane) -> None:
+    """Its node is gone and it was told to end: only the operator makes room for its replacement."""
+    pods = "/api/v1/namespaces/default/pods"
+    before = plane.api.wait(pods, "plain-0", lambda found: bool(_node(found)))
+    plane.take_offline(_node(before))
+    plane.kubectl("delete", "pod", "plain-0", "--wait=false")
+
+    def replaced(found: Object | None) -> bool:
+        return found is not None and found["metadata"]["uid"] != before["metadata"]["uid"]
+
+    plane.api.wait(pods, "plain-0", replaced)
+    plane.bring_online(_node(before))
+
+
+def _node(pod: Object | None) -> str:
+    return str((pod or {}).get("spec", {}).get("nodeName", ""))
 
 
 def _plant_left_overs(plane: ControlPlane) -> None:

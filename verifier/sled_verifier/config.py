@@ -278,6 +278,10 @@ class VerifierConfig(_Section):
     tenants: list[TenantConfig] = Field(default_factory=list)
     insecure: bool = False
     """True accepts plaintext on an address that other machines can reach."""
+    peers: _Address | None = None
+    """`host:port` that leads to `metricsListen` of every replica, this one included. Where one
+    has more than its share of the devices, it asks some to connect again; omitted, devices stay.
+    """
     drain_seconds: float = Field(20.0, ge=0, le=3600, allow_inf_nan=False)
     """How long a stopping replica lets rounds in flight finish."""
     log_level: Annotated[LogLevel, Field(strict=False)] = LogLevel.INFO

@@ -68,6 +68,9 @@ class Metrics:
             "draft_model",
             "device_class",
         )
+        self._moves = self._counter(
+            "sled_device_moves", "Devices asked to connect again, to spread over the replicas."
+        )
         self._queue_seconds = self._histogram(
             "sled_queue_seconds", "Time from a draft's arrival to its step.", _SECONDS
         )
@@ -132,6 +135,10 @@ class Metrics:
     def sequence_opened(self, prompt_tokens: int) -> None:
         """A sequence was admitted."""
         self._prompt.inc(prompt_tokens)
+
+    def asked_to_move(self, devices: int) -> None:
+        """So many devices were asked to connect again."""
+        self._moves.inc(devices)
 
     def refused(self, reason: Reason) -> None:
         """A request was refused."""

@@ -1,7 +1,7 @@
-"""/metrics, /healthz and /readyz over HTTP/1.1, on the event loop, so that a blocked loop fails its
+"""/metrics, /healthz, /readyz and /devices over HTTP/1.1, on the event loop, so that a blocked loop fails its
 liveness probe by itself.
 
-Answers GET and HEAD of these three paths and nothing else; must not serve anything that a device or
+Answers GET and HEAD of these four paths and nothing else; must not serve anything that a device or
 a person could change.
 """
 
@@ -17,7 +17,9 @@ from prometheus_client.exposition import choose_encoder
 
 _log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 64
+DEVICES_PATH = "/devices"
+"""How many devices are connected, for the other replicas; 503 while this one does not serve."""
+MAX_CONNECTIONS = 128
 REQUEST_SECONDS = 5.0
 MAX_HEAD_BYTES = 16_384
 
@@ -28,11 +30,18 @@ _Answer = tuple[HTTPStatus, str, bytes]
 
 
 class ProbeServer:
-    """One listener; `alive` and `ready` are asked at each request."""
+    """One listener; `alive`, `ready` and `devices` are asked at each request."""
 
-    def __init__(self, registry: CollectorRegistry, alive: Probe, ready: Probe) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        alive: Probe,
+        ready: Probe,
+        devices: Callable[[], int],
+    ) -> None:
         self._registry = registry
-        self._probes = {"/healthz": alive, "/readyz": ready}
+        self._devices = devices
+        self._probes = {"/healthz": alive, "/readyz": ready, DEVICES_PATH: ready}
         self._connections = 0
         self._server: asyncio.Server | None = None
 
@@ -87,10 +96,10 @@ class ProbeServer:
             return HTTPStatus.OK, content_type, encode(self._registry)
         probe = self._probes.get(path)
         if probe is None:
-            return _text(HTTPStatus.NOT_FOUND, "here are /metrics, /healthz and /readyz")
+            return _text(HTTPStatus.NOT_FOUND, "here are /metrics, /healthz, /readyz and /devices")
         trouble = probe()
         if trouble is None:
-            return _text(HTTPStatus.OK, "ok")
+            return _text(HTTPStatus.OK, str(self._devices()) if path == DEVICES_PATH else "ok")
         return _text(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
 
 

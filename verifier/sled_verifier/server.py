@@ -24,11 +24,13 @@ from sled_verifier.engine.factory import load_control
 from sled_verifier.gpu.base import GpuReader
 from sled_verifier.metrics import Metrics
 from sled_verifier.openai.backend import OpenAIBackend
+from sled_verifier.peers import Peers
 from sled_verifier.probes import ProbeServer
 from sled_verifier.refusal import ConfigError
 from sled_verifier.service import Service
 from sled_verifier.servicer import VerifierServicer
 from sled_verifier.slots import SlotPolicy
+from sled_verifier.spread import spread
 from sled_verifier.tls import TlsFiles, server_credentials
 from sled_verifier.vllm.backend import VllmBackend
 
@@ -91,7 +93,13 @@ class VerifierServer:
         if gpus is not None:
             self.metrics.watch_gpus(gpus)
         self._health = health_aio.HealthServicer()
-        self._probes = ProbeServer(self.metrics.registry, self._alive, self._ready)
+        self._probes = ProbeServer(
+            self.metrics.registry,
+            self._alive,
+            self._ready,
+            lambda: self.service.staying_devices,
+        )
+        self._spreading: asyncio.Task[None] | None = None
         self._serving = False
         self._grpc: grpc.aio.Server | None = None
         self.address = ""
@@ -110,6 +118,9 @@ class VerifierServer:
         for name in ("", SERVICE_NAME):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._serving = True
+        if self._config.peers is not None:
+            peers = Peers(self._config.peers)
+            self._spreading = asyncio.create_task(spread(self.service, peers.counts))
         return self
 
     async def __aexit__(
@@ -119,6 +130,9 @@ class VerifierServer:
         trace: TracebackType | None,
     ) -> None:
         self._serving = False
+        if self._spreading is not None:
+            self._spreading.cancel()
+            await asyncio.wait((self._spreading,))
         await self._health.enter_graceful_shutdown()
         self.service.start_drain(0.0, "the replica stops")
         if self._grpc is not None:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from sled_protocol.limits import MAX_MESSAGE_CHARACTERS
 from sled_protocol.v1 import verifier_pb2 as pb
@@ -41,6 +42,19 @@ class Draining:
         )
 
 
+class Departure:
+    """Whether one stream has been asked to go elsewhere, and why."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.reason = ""
+
+    def ask(self, reason: str) -> None:
+        """Ask the device of this stream to connect again."""
+        self.reason = reason
+        self.asked.set()
+
+
 class Service:
     """One replica: a backend behind a door, with its books."""
 
@@ -67,6 +81,7 @@ class Service:
         self.draining: Draining | None = None
         self.drain_started = asyncio.Event()
         self.open_streams = 0
+        self._departures: dict[Departure, None] = {}
         self._no_streams = asyncio.Event()
         self._no_streams.set()
         self._started_at = time.monotonic()
@@ -91,6 +106,36 @@ class Service:
         if self.draining is None:
             self.draining = Draining(time.monotonic() + within_seconds, reason)
             self.drain_started.set()
+
+    def greeted(self) -> Departure:
+        """A device's stream has begun in earnest; to be given to `left` when it is over."""
+        departure = Departure()
+        self._departures[departure] = None
+        return departure
+
+    def left(self, departure: Departure) -> None:
+        """That stream is over."""
+        del self._departures[departure]
+
+    @property
+    def staying_devices(self) -> int:
+        """Connected devices but for those that were asked to go and have not gone yet."""
+        leaving = sum(departure.asked.is_set() for departure in self._departures)
+        return max(0, self.devices.connected - leaving)
+
+    def ask_to_move(self, devices: int, reason: str) -> int:
+        """Ask the devices that have been here longest to connect again; returns how many were.
+
+        Nothing is refused meanwhile, and nobody is asked twice on one stream.
+        """
+        if self.draining is not None:
+            return 0
+        staying = (each for each in self._departures if not each.asked.is_set())
+        chosen = list(islice(staying, max(0, devices)))
+        for departure in chosen:
+            departure.ask(reason)
+        self.metrics.asked_to_move(len(chosen))
+        return len(chosen)
 
     def of_tenant(self, request: OpenRequest) -> OpenRequest:
         """The request with what its device's tenant is given."""

@@ -27,6 +27,9 @@ HELLO_SECONDS = 10.0
 SETTLE_SECONDS = MAX_DEADLINE_MS / 1000
 """A stream that ends gets so long for its rounds in flight and for a device that reads slowly."""
 
+MOVE_SECONDS = 10.0
+"""A device that is asked to connect again is served here for so long meanwhile."""
+
 _STATUSES = {
     Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
     Reason.MALFORMED: grpc.StatusCode.INVALID_ARGUMENT,
@@ -116,12 +119,14 @@ class VerifierServicer(pb_grpc.VerifierServicer):
         return stream
 
     async def _converse(self, stream: DeviceStream, context: Any) -> None:
-        """Read, write and watch for a drain until one of them ends the stream."""
+        """Read, write, and watch for a drain or a departure, until one of them ends the stream."""
         reader = asyncio.create_task(_read_frames(stream, context))
         writer = asyncio.create_task(_write_frames(stream, context))
         drain = asyncio.create_task(self._service.drain_started.wait())
+        departure = asyncio.create_task(_see_off(stream))
+        tasks = (reader, writer, drain, departure)
         try:
-            await asyncio.wait((reader, writer, drain), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if drain.done() and not reader.done() and self._service.draining is not None:
                 await _either(stream.send(self._service.draining.frame()), writer)
             # Rounds in flight are answered even when the device sends no more, is refused, or is
@@ -133,9 +138,9 @@ class VerifierServicer(pb_grpc.VerifierServicer):
                 if finished.done():
                     finished.result()
         finally:
-            for task in (reader, writer, drain):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait((reader, writer, drain))
+            await asyncio.wait(tasks)
             for task in (reader, writer):
                 if not task.cancelled():
                     task.exception()
@@ -165,6 +170,14 @@ async def _write_frames(stream: DeviceStream, context: Any) -> None:
         frame = await stream.next_frame()
         await context.write(frame)
         stream.sent()
+
+
+async def _see_off(stream: DeviceStream) -> None:
+    """Ends when a device that was asked to go has had the time to."""
+    await stream.departure.asked.wait()
+    notice = pb.Drain(within_ms=round(MOVE_SECONDS * 1000), reason=stream.departure.reason)
+    await stream.send(pb.ServerFrame(drain=notice))
+    await asyncio.sleep(MOVE_SECONDS)
 
 
 async def _either(work: Any, writer: asyncio.Task[None]) -> None:

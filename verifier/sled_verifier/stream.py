@@ -40,6 +40,7 @@ class DeviceStream:
     def __init__(self, service: Service, grant: Grant, greeting: Greeting) -> None:
         service.devices.connect(greeting.device_id)
         self._service = service
+        self.departure = service.greeted()
         self._grant = grant
         self.device_id = greeting.device_id
         self._draft_model = service.tally.connect(
@@ -115,6 +116,7 @@ class DeviceStream:
         """Give back everything this stream holds. To be called exactly once."""
         for sequence in list(self._sequences):
             self._end_sequence(sequence)
+        self._service.left(self.departure)
         self._service.tally.disconnect(self._draft_model, self.device_id)
         self._service.devices.disconnect(self.device_id)
 

@@ -59,7 +59,10 @@ def edge_config(plan: DevicePlan, model_path: Path | None, token_file: Path) -> 
             "minConfidence": spec.drafting.min_confidence_permille / 1000,
             "maxProbs": spec.drafting.max_probs,
         },
-        "offline": {"policy": spec.offline.policy},
+        "offline": {
+            "policy": spec.offline.policy,
+            "patienceSeconds": spec.offline.patience_seconds,
+        },
         "sequences": spec.sequences,
         "logLevel": spec.log_level,
     }

@@ -113,6 +113,10 @@ class Writer(Protocol):
         """Delete that very object; quiet when it is gone already."""
         ...
 
+    async def evict_now(self, namespace: str, pod: str, uid: str) -> None:
+        """Evict that very pod without waiting for its node; quiet when it is gone already."""
+        ...
+
 
 class Cluster(Reader, Writer, Protocol):
     """Both."""

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sled_operator.cluster import kinds
 from sled_operator.cluster.base import Change, ClusterError, Object, Page, Resource
 
 Key = tuple[str, str, str]
@@ -117,6 +118,12 @@ class FakeCluster:
         """See Writer."""
         key = self._write("delete", resource, namespace, name)
         self.remove(key)
+
+    async def evict_now(self, namespace: str, pod: str, uid: str) -> None:
+        """See Writer."""
+        key = self._write("evict", kinds.POD, namespace, pod)
+        if self.objects.get(key, {}).get("metadata", {}).get("uid") == uid:
+            self.remove(key)
 
     def remove(self, key: Key) -> None:
         """Delete as somebody else would."""

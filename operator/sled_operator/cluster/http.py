@@ -20,6 +20,7 @@ import orjson
 from kubernetes_asyncio import client, config
 from yarl import URL
 
+from sled_operator.cluster import kinds
 from sled_operator.cluster.base import Change, ClusterError, Expired, Object, Page, Resource
 from sled_operator.names import FIELD_MANAGER
 
@@ -160,6 +161,21 @@ class HttpCluster:
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
             await self._call("DELETE", resource.path(namespace, name), {}, body)
+        except ClusterError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def evict_now(self, namespace: str, pod: str, uid: str) -> None:
+        """See Writer. The eviction of a pod that is to end anyway is a deletion; of any other pod it
+        honours the disruption budgets, which is why this asks for no right to delete pods."""
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": namespace},
+            "deleteOptions": {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
+        }
+        try:
+            await self._call("POST", kinds.POD.path(namespace, pod, "eviction"), {}, body)
         except ClusterError as error:
             if error.status not in (404, 409):
                 raise

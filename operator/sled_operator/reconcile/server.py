@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sled_operator import events, server_objects, server_status
+from sled_operator import events, lost_pods, server_objects, server_status
 from sled_operator.autoscaler.decision import Decision, History, decide
 from sled_operator.autoscaler.sample import sample
 from sled_operator.autoscaler.stats import Access
@@ -119,6 +119,7 @@ class ServerReconciler:
         )
         owner = server_owner(server)
         observed = [*owned, *kept.observed, *await self._optional(server)]
+        await self._release(key, server)
         refused = await context.converge(owner, [*kept.manifests, *wanted.manifests], observed)
         problems = [*kept.problems, *wanted.problems, *asleep, *refused]
         pods = (pod for pod in context.world.pods_of(SERVER, key) if not pod.terminating)
@@ -126,6 +127,17 @@ class ServerReconciler:
             problems.append(fetching)
         await self._report(owner, server, document, replicas, decision, problems)
         return self._look_again(server, kept.problems, kept.renew_seconds)
+
+    async def _release(self, key: Key, server: SLEDServer) -> None:
+        """Let go of pods whose node is gone, so that their replacements can start elsewhere."""
+        if not lost_pods.may_be_replaced(server):
+            return
+        world, cluster = self.context.world, self.context.cluster
+        for pod in lost_pods.lost(world.pods_of(SERVER, key), world.node_answers):
+            await cluster.evict_now(pod.namespace, pod.name, pod.uid)
+            text = f"node {pod.node} does not answer: {pod.name} is started elsewhere"
+            log.warning(text, extra={"server": "/".join(key), "node": pod.node})
+            await events.post(cluster, server_owner(server), "ReplicaReleased", text, True)
 
     async def _optional(self, server: SLEDServer) -> list[Object]:
         found = []

@@ -7,7 +7,8 @@ from typing import Any
 
 from sled_operator.resources.base import Manifest, manifest, server_owner
 from sled_operator.resources.secret import tls_secret_name
-from sled_operator.resources.service import headless_name, server_host
+from sled_operator.resources.service import server_host
+from sled_operator.resources.verifier_config import headless_name
 from sled_operator.spec import SLEDServer
 
 Json = dict[str, Any]

@@ -6,15 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from sled_operator.resources.base import Manifest, drafter_owner, manifest, server_owner
-from sled_operator.resources.verifier_config import GRPC_PORT, METRICS_PORT
+from sled_operator.resources.verifier_config import GRPC_PORT, METRICS_PORT, headless_name
 from sled_operator.spec import EdgeDrafter, SLEDServer
 
 API_PORT = 8080
-
-
-def headless_name(server: SLEDServer) -> str:
-    """Name of the Service that gives each replica a DNS name."""
-    return f"{server.metadata.name}-replicas"
 
 
 def server_host(server: SLEDServer) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from sled_operator.lost_pods import NODE_LOSS_SECONDS
 from sled_operator.names import CONFIG_HASH
 from sled_operator.resources import pod
 from sled_operator.resources.base import Manifest, manifest, server_owner
 from sled_operator.resources.merge import merge
 from sled_operator.resources.secret import tls_secret_name, tokens_secret_name
-from sled_operator.resources.service import headless_name
 from sled_operator.resources.verifier_config import (
     CONFIG_PATH,
     GRPC_PORT,
@@ -17,6 +17,7 @@ from sled_operator.resources.verifier_config import (
     TLS_DIR,
     TOKENS_DIR,
     config_name,
+    headless_name,
 )
 from sled_operator.spec import SLEDServer
 
@@ -96,7 +97,7 @@ def _template(server: SLEDServer, image: str, config_hash: str) -> Json:
         body["topologySpreadConstraints"] = _spread(server)
     optional: Json = {
         "nodeSelector": dict(spec.node_selector),
-        "tolerations": pod.tolerations(spec.tolerations),
+        "tolerations": _tolerations(server),
         "imagePullSecrets": pod.pull_secrets(spec.image_pull_secrets),
         "affinity": _gpu_affinity(server),
         "resourceClaims": _claims(server),
@@ -109,6 +110,22 @@ def _template(server: SLEDServer, image: str, config_hash: str) -> Json:
     merged = merge(template, spec.pod_template)
     merged["metadata"]["labels"] |= owner.selector
     return merged
+
+
+def _tolerations(server: SLEDServer) -> list[Json]:
+    """The user's, and how long a replica waits for a lost node where the user does not say."""
+    own = server.spec.tolerations
+    loss = [
+        {
+            "key": f"node.kubernetes.io/{taint}",
+            "operator": "Exists",
+            "effect": "NoExecute",
+            "tolerationSeconds": NODE_LOSS_SECONDS,
+        }
+        for taint in ("not-ready", "unreachable")
+        if not any(each.key in (None, f"node.kubernetes.io/{taint}") for each in own)
+    ]
+    return [*pod.tolerations(own), *loss]
 
 
 def _container(server: SLEDServer, image: str, model: pod.ModelMount) -> Json:

@@ -22,6 +22,11 @@ def config_name(server: SLEDServer) -> str:
     return f"{server.metadata.name}-config"
 
 
+def headless_name(server: SLEDServer) -> str:
+    """Name of the Service that gives each replica a DNS name."""
+    return f"{server.metadata.name}-replicas"
+
+
 def verifier_settings(
     server: SLEDServer, model_path: str | None, vocabulary_path: str | None = None
 ) -> dict[str, Any]:
@@ -49,6 +54,7 @@ def verifier_settings(
         "model": model,
         "engine": engine,
         "batching": spec.batching.model_dump(by_alias=True),
+        "peers": f"{headless_name(server)}.{server.metadata.namespace}.svc:{METRICS_PORT}",
         "drainSeconds": spec.drain_seconds,
         "logLevel": spec.log_level,
     }

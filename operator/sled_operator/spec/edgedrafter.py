@@ -88,6 +88,9 @@ class Offline(Spec):
 
     policy: Literal["Refuse", "DraftOnly"] = "Refuse"
     """Refuse answers 503. DraftOnly serves the draft model's text, marked as unverified."""
+    patience_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """How long a text that has begun waits for a verifier before it is broken off, where the policy
+    is Refuse."""
 
 
 class Api(Spec):

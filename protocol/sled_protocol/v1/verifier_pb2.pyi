@@ -618,7 +618,9 @@ Global___Close: _TypeAlias = Close  # noqa: Y015
 
 @_typing.final
 class Drain(_message.Message):
-    """The replica is going away: resume every sequence elsewhere within this time."""
+    """The replica is going away, or has too many devices: open another stream and resume every sequence there within this
+    time. Where it has too many it goes on answering on this stream until then.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

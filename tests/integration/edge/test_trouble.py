@@ -131,6 +131,24 @@ async def test_drain_moves_every_generation_to_the_other_replica() -> None:
         assert text.tokens == MODEL.greedy(request.prompt_tokens, 120)
 
 
+async def test_a_device_that_is_asked_to_connect_again_loses_nothing() -> None:
+    requests = [GenerationRequest((n, 7), 120, GREEDY) for n in range(1, 5)]
+    async with running_server(replica="a") as first, running_server(replica="b") as second:
+        link = wire_link([first.address, second.address])
+        async with running_loop(link, _drafter(), lengths=fixed(2)) as loop:
+            work = asyncio.gather(*(collect(loop, request) for request in requests))
+            for here, there in ((first, second), (second, first)):
+                before = there.service.tally.rounds
+                await until(lambda: here.service.tally.rounds > 20)  # noqa: B023
+                assert here.service.ask_to_move(1, "others have fewer") == 1
+                await until(lambda: there.service.tally.rounds > before)  # noqa: B023
+                await until(lambda: here.service.open_streams == 0)  # noqa: B023
+            texts = await work
+            assert link.state().connections == 3
+    for request, text in zip(requests, texts, strict=True):
+        assert text.tokens == MODEL.greedy(request.prompt_tokens, 120)
+
+
 async def test_closing_in_the_middle_frees_the_verifiers_sequence() -> None:
     drafter = _drafter()
     async with running_verifier() as address:

@@ -24,7 +24,7 @@ tls: {caFile: /etc/sled/ca.crt, certFile: null, keyFile: null, serverName: verif
 tokenFile: /etc/sled/token
 drafter: {kind: llamacpp, model: {name: small, path: /models/small.gguf}, threads: 3, contextTokens: 4096}
 drafting: {maxTokens: 8, mode: Match, minConfidence: 0.25, maxProbs: 32}
-offline: {policy: DraftOnly}
+offline: {policy: DraftOnly, patienceSeconds: 90}
 sequences: 4
 tokenizer: {path: null}
 logLevel: warning

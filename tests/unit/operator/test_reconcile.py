@@ -130,6 +130,61 @@ async def test_a_spec_that_no_longer_wants_an_object_loses_it(server_document: B
     assert cluster.find(kinds.SECRET, "fleet", "big-tokens") is not None
 
 
+def verifier_pod(name: str, node_name: str, *, ending: bool) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/managed-by": "sled-operator", "sled.dev/server": "big"}
+    metadata = {"name": name, "namespace": "fleet", "uid": f"uid-{name}", "labels": labels}
+    if ending:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return {"metadata": metadata, "spec": {"nodeName": node_name}}
+
+
+async def test_only_what_was_told_to_end_on_a_node_that_is_gone_is_released(
+    server_document: Build,
+) -> None:
+    cluster = FakeCluster()
+    cluster.put(kinds.SLED_SERVER, server_document())
+    cluster.put(kinds.NODE, node("here"))
+    cluster.put(kinds.NODE, node("gone", "Unknown"))
+    for name, place, ending in (
+        ("big-0", "gone", True),
+        ("big-1", "gone", False),
+        ("big-2", "here", True),
+        ("big-3", "removed", True),
+    ):
+        cluster.put(kinds.POD, verifier_pod(name, place, ending=ending))
+    async with operating(cluster) as operator:
+        await operator.look((SERVER, *KEY))
+    assert [key[2] for verb, key in cluster.writes if verb == "evict"] == ["big-0"]
+    reasons = [body["reason"] for key, body in cluster.objects.items() if key[0] == "events"]
+    assert "ReplicaReleased" in reasons
+
+
+async def test_a_replica_that_writes_to_a_volume_is_left_to_a_person(
+    server_document: Build,
+) -> None:
+    cluster = FakeCluster()
+    cluster.put(kinds.SLED_SERVER, server_document(cache={"type": "PersistentVolume"}))
+    cluster.put(kinds.NODE, node("gone", "Unknown"))
+    cluster.put(kinds.POD, verifier_pod("big-0", "gone", ending=True))
+    async with operating(cluster) as operator:
+        await operator.look((SERVER, *KEY))
+    assert [verb for verb, _ in cluster.writes if verb == "evict"] == []
+
+
+async def test_a_node_that_is_lost_wakes_the_servers_on_it(server_document: Build) -> None:
+    cluster = FakeCluster()
+    cluster.put(kinds.SLED_SERVER, server_document())
+    cluster.put(kinds.NODE, node("here"))
+    cluster.put(kinds.POD, verifier_pod("big-0", "here", ending=True))
+    async with operating(cluster) as operator:
+        await operator.look((SERVER, *KEY))
+        woken = asyncio.Event()
+        operator.world._look = lambda key: woken.set() if key == (SERVER, *KEY) else None
+        cluster.put(kinds.NODE, node("here", "Unknown"))
+        async with asyncio.timeout(5):
+            await woken.wait()
+
+
 async def test_a_secret_of_somebody_else_is_never_touched(server_document: Build) -> None:
     cluster = FakeCluster()
     own = {"metadata": {"name": "mine", "namespace": "fleet"}, "data": {}}

@@ -12,6 +12,7 @@ import yaml
 
 from sled_operator.cluster import kinds
 from sled_operator.conditions import Reason
+from sled_operator.lost_pods import NODE_LOSS_SECONDS
 from sled_operator.names import APPLIED
 from sled_operator.resources.autoscaler import horizontal_pod_autoscaler
 from sled_operator.resources.base import Manifest, server_owner
@@ -83,6 +84,29 @@ def test_the_pod_passes_restricted_pod_security(server: Server) -> None:
 def test_a_drain_fits_into_the_grace_period(server: Server) -> None:
     pod = pod_of(verifier_statefulset(server(drainSeconds=45), "image", 1, "hash"))
     assert pod["terminationGracePeriodSeconds"] > 45
+
+
+def test_a_lost_node_is_waited_for_as_long_as_the_user_says(server: Server) -> None:
+    pod = pod_of(verifier_statefulset(server(), "image", 1, "hash"))
+    assert {each["key"]: each["tolerationSeconds"] for each in pod["tolerations"]} == {
+        "node.kubernetes.io/not-ready": NODE_LOSS_SECONDS,
+        "node.kubernetes.io/unreachable": NODE_LOSS_SECONDS,
+    }
+    own = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 5}
+    pod = pod_of(verifier_statefulset(server(tolerations=[own]), "image", 1, "hash"))
+    assert [each["tolerationSeconds"] for each in pod["tolerations"]] == [5, NODE_LOSS_SECONDS]
+    everything = {"operator": "Exists"}
+    pod = pod_of(verifier_statefulset(server(tolerations=[everything]), "image", 1, "hash"))
+    assert pod["tolerations"] == [everything]
+
+
+def test_replicas_find_each_other_by_the_name_that_the_headless_service_gives(
+    server: Server,
+) -> None:
+    service = headless_service(server())
+    host, _, port = settings_of(server())["peers"].partition(":")
+    assert host == f"{service['metadata']['name']}.fleet.svc"
+    assert int(port) in {each["port"] for each in service["spec"]["ports"]}
 
 
 @pytest.mark.parametrize(

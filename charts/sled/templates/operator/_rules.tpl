@@ -29,6 +29,11 @@ by server-side apply, which is `patch` and, for a new object, `create`.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
+# a verifier that Kubernetes has told to end on a node which is gone: without this its replacement
+# would wait for a person (eviction, not delete: pods that run are covered by disruption budgets)
+- apiGroups: [""]
+  resources: [pods/eviction]
+  verbs: [create]
 # why a decision was taken, on the resource
 - apiGroups: [""]
   resources: [events]
