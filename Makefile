@@ -39,9 +39,10 @@ endif
 images: $(DEV) ## Build the container images for this machine, with buildah or docker
 	$(BIN)/python images/build.py $(ARGS)
 
-# Needs root and Linux; says how it went in bench/results/e2e.json.
+# Needs root and Linux; says how it went in bench/results/e2e.json, and records its first install.
 e2e: $(DEV) ## Run the scenarios on real nodes: helm install to text on a device
-	SLED_E2E_RESULTS=bench/results/e2e.json $(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
+	SLED_E2E_RESULTS=bench/results/e2e.json SLED_E2E_RECORDING=docs/tutorials/first-cluster.cast \
+	  $(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
 
 engines: ## Make the environment with vLLM and torch for the engines' tests (6 GB, in the user's cache)
 	@PYTHON=$(PYTHON) tests/engines/install.sh

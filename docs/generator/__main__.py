@@ -8,6 +8,7 @@ from pathlib import Path
 
 import configuration_page
 import metrics_page
+import recording_image
 import results_block
 import scenarios_block
 
@@ -31,6 +32,9 @@ def main() -> int:
     texts[scenarios] = scenarios_block.refreshed(
         scenarios.read_text(encoding="utf-8"), ROOT / "bench" / "results" / "e2e.json"
     )
+    recording = ROOT / "docs" / "tutorials" / "first-cluster.cast"
+    if recording.exists():
+        texts[recording.with_suffix(".svg")] = recording_image.image(recording)
     for target, text in texts.items():
         if not check:
             target.write_text(text, encoding="utf-8")

@@ -37,21 +37,29 @@ SCENARIOS = {
         "a device is cut off, writes on by its offline policy, marked as unverified",
         "from the link's return to verified text",
     ),
-    "scale_up": (
+    "scaled_up": (
         "the queue grows: a second verifier",
         "from the first prompt until it serves",
     ),
-    "scale_down_with_drain": (
-        "the queue is empty: the second verifier drains under a generation",
+    "devices_spread": (
+        "running devices spread over both verifiers, under generations",
+        "from the second one's start until both write",
+    ),
+    "scaled_down": (
+        "the load falls: the second verifier drains under generations",
         "until it is gone",
     ),
-    "server_dies": (
-        "the node of a verifier dies under three generations",
+    "server_node_dies": (
+        "the node of the only verifier loses its power under three generations",
         "longest pause in a text",
     ),
-    "bad_draft_model_rolled_back": (
+    "bad_model_rolled_back": (
         "a draft model that drafts nonsense rolls out to a first wave",
-        "until it is taken back by itself",
+        "until its acceptance has it taken back",
+    ),
+    "good_change_rolled_out": (
+        "a good change goes through the same wave and gates, under generations",
+        "until every device has it",
     ),
     "certificate_and_token_rotated": (
         "certificate and device token are rotated under a generation",

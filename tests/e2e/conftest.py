@@ -23,6 +23,8 @@ HERE = Path(__file__).parent
 OBSTACLE = pytest.StashKey[str]()
 NOT_RUN = pytest.StashKey[list[str]]()
 RESULTS = "SLED_E2E_RESULTS"
+RECORDING = "SLED_E2E_RECORDING"
+"""Where the terminal session of the first install is written."""
 FIRST_NODES = ("gpu-1", "gpu-2", "pi4", "pi5")
 
 
@@ -117,5 +119,6 @@ def record(request: pytest.FixtureRequest, results: Record, bare: Site) -> Itera
 @pytest.fixture(scope="session")
 def site(bare: Site) -> Site:
     """The chart installed, one verifier and one fleet of two devices at work."""
-    bare.open()
+    recording = os.environ.get(RECORDING)
+    bare.open(Path(recording) if recording else None)
     return bare

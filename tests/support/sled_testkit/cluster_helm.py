@@ -38,7 +38,7 @@ class Helm:
             text=True,
             check=False,
             timeout=180,
-            env=self._environment(),
+            env=self.environment(),
         )
         if done.returncode != 0:
             raise HelmFailed(f"helm {' '.join(arguments)}: {done.stderr.strip() or done.stdout}")
@@ -51,7 +51,8 @@ class Helm:
         text = self.run("template", "sled", str(chart), *flags, values=values)
         return [document for document in yaml.safe_load_all(text) if document]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What Helm runs with: its own folders, this cluster's kubeconfig."""
         own = {
             "HELM_CACHE_HOME": str(self._folder / "helm-cache"),
             "HELM_CONFIG_HOME": str(self._folder / "helm-config"),

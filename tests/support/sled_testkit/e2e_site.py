@@ -8,7 +8,6 @@ client on the device received.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,21 +16,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sled_cli.models.store import ModelStore
 from sled_testkit.cluster_api import Api, Object
 from sled_testkit.cluster_helm import Helm
 from sled_testkit.e2e_reference import TargetAlone
 from sled_testkit.e2e_reply import PATIENCE_SECONDS, ClientFailed, Reply
+from sled_testkit.e2e_session import FirstInstall
+from sled_testkit.e2e_shelf import Shelf
 from sled_testkit.e2e_specs import (
     DRAFTER,
     FLEET,
     GPU,
     KINDS,
-    LARGE,
     PODS,
     RESOURCES,
     SERVER,
-    SMALL,
     SYSTEM,
     TARGET,
     chart_values,
@@ -51,7 +49,7 @@ class Site:
     def __init__(self, cluster: NodeCluster) -> None:
         self.cluster = cluster
         self.helm = Helm(cluster.plane.folder, cluster.plane.kubeconfig)
-        self.models = cluster.plane.folder / "models"
+        self.shelf = Shelf(cluster.plane.folder / "models")
         self.seconds_to_open = 0.0
         self.tokens_compared = 0
         self.tokens_lost = 0
@@ -67,7 +65,7 @@ class Site:
     def alone(self) -> TargetAlone:
         """The target model without any of this."""
         if self._alone is None:
-            self._alone = TargetAlone(self.models / f"{TARGET}.gguf")
+            self._alone = TargetAlone(self.shelf.path(TARGET))
         return self._alone
 
     def machine(self, name: str) -> Machine:
@@ -76,7 +74,7 @@ class Site:
 
     def prepare(self, names: tuple[str, ...]) -> None:
         """Models on a shelf, nodes, DNS, namespaces that enforce restricted pods, a claim on the models."""
-        self._put_models()
+        self.shelf.fill()
         self.add_nodes(names)
         self.cluster.start_dns()
         for namespace in (SYSTEM, FLEET):
@@ -84,7 +82,7 @@ class Site:
             metadata = {"name": namespace, "labels": labels}
             body = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
             self.api.create("/api/v1/namespaces", body)
-        self._claim_models()
+        self.shelf.claim(self.api)
         daemons = "/apis/apps/v1/namespaces/kube-system/daemonsets"
         self.api.wait(daemons, "coredns", _all_ready, timeout_seconds=PATIENCE_SECONDS)
 
@@ -104,11 +102,6 @@ class Site:
     def _advertise_gpu(self, name: str) -> None:
         self.api.patch(f"/api/v1/nodes/{name}/status", {"status": {"capacity": GPU}})
 
-    def install(self, **values: Any) -> None:
-        """`helm install`, as a user does, and wait until the operator is there."""
-        options = ["--namespace", SYSTEM, "--wait", "--timeout", "170s"]
-        self.helm.run("install", "sled", str(CHART), *options, values=chart_values(**values))
-
     def upgrade(self, **values: Any) -> None:
         """`helm upgrade` with other values, and wait until the new operator is there."""
         options = ["--namespace", SYSTEM, "--wait", "--timeout", "170s"]
@@ -123,15 +116,22 @@ class Site:
         self.helm.run("uninstall", "sled", "--namespace", SYSTEM, "--wait", "--timeout", "120s")
         wait_until(lambda: not self.api.items(PODS.replace(FLEET, SYSTEM)))
 
-    def open(self) -> None:
-        """Install, and wait for one verifier and one fleet."""
+    def open(self, recording: Path | None = None) -> None:
+        """Install by the commands of the guide, and wait for one verifier and one fleet.
+
+        `recording` is where the terminal session is written.
+        """
+        typed = FirstInstall(
+            self.cluster, self.helm.environment(), chart_values(), server_spec(), drafter_spec()
+        )
         began = time.monotonic()
-        self.install()
-        self.apply("SLEDServer", SERVER, server_spec())
-        self.apply("EdgeDrafter", DRAFTER, drafter_spec())
+        typed.install()
         self.wait_ready("SLEDServer", SERVER)
         self.wait_ready("EdgeDrafter", DRAFTER)
         self.seconds_to_open = time.monotonic() - began
+        typed.look(f"{self.address}/v1")
+        if recording is not None:
+            typed.write(recording)
 
     def apply(self, kind: str, name: str, spec: Object) -> None:
         """Create a resource or replace what this test said of it."""
@@ -143,6 +143,16 @@ class Site:
         """Wait until the resource's condition Ready is true for its newest generation."""
         path = f"{RESOURCES}/{kind.lower()}s"
         return self.api.wait(path, name, is_settled, timeout_seconds=timeout_seconds) or {}
+
+    def wait_seen(self, kind: str, name: str) -> None:
+        """Wait until the operator has looked at the resource's newest generation."""
+
+        def seen(found: Object | None) -> bool:
+            generation = (found or {}).get("metadata", {}).get("generation", 0)
+            return bool((found or {}).get("status", {}).get("observedGeneration") == generation)
+
+        path = f"{RESOURCES}/{kind.lower()}s"
+        self.api.wait(path, name, seen, timeout_seconds=PATIENCE_SECONDS)
 
     def pods(self, **labels: str) -> list[Object]:
         """Pods of the fleet's namespace that are not on their way out."""
@@ -175,6 +185,19 @@ class Site:
     def verifiers(self) -> list[Object]:
         """The pods on servers."""
         return self.pods(**{"sled.dev/server": SERVER})
+
+    def all_verifiers(self) -> list[Object]:
+        """The same, with those on their way out."""
+        return self.api.items(PODS, labelSelector=f"sled.dev/server={SERVER}")
+
+    def wait_replaced(self, pod: Object) -> None:
+        """Wait until a ready verifier has taken the place of a deleted one."""
+        old = pod["metadata"]["uid"]
+        wait_until(
+            lambda: any(
+                is_pod_ready(each) and each["metadata"]["uid"] != old for each in self.verifiers()
+            )
+        )
 
     def marked_nodes(self) -> list[str]:
         """Nodes with a label that the operator puts on them."""
@@ -290,43 +313,6 @@ class Site:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         status, _, body = done.stdout.partition("\n")
         return int(status), body
-
-    def _put_models(self) -> None:
-        self.models.mkdir(exist_ok=True)
-        store = ModelStore()
-        for name in (TARGET, SMALL, LARGE):
-            shutil.copy(store.fetch(f"catalog://{name}"), self.models / f"{name}.gguf")
-            (self.models / f"{name}.gguf").chmod(0o644)
-        self.models.chmod(0o755)
-
-    def spoil_model(self, good: str, bad: str) -> None:
-        """Put a model on the shelf that loads and drafts nonsense: half of its weights are zero."""
-        data = bytearray((self.models / f"{good}.gguf").read_bytes())
-        middle = len(data) // 2
-        data[middle:] = bytes(len(data) - middle)
-        (self.models / f"{bad}.gguf").write_bytes(data)
-        (self.models / f"{bad}.gguf").chmod(0o644)
-
-    def _claim_models(self) -> None:
-        size = {"storage": "10Gi"}
-        modes = ["ReadOnlyMany"]
-        host_path = {"path": str(self.models), "type": "Directory"}
-        volume = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": "models"},
-            "spec": {"capacity": size, "accessModes": modes, "hostPath": host_path}
-            | {"storageClassName": "", "claimRef": {"name": "models", "namespace": FLEET}},
-        }
-        claim = {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "models"},
-            "spec": {"accessModes": modes, "storageClassName": "", "volumeName": "models"}
-            | {"resources": {"requests": size}},
-        }
-        self.api.create("/api/v1/persistentvolumes", volume)
-        self.api.create(f"/api/v1/namespaces/{FLEET}/persistentvolumeclaims", claim)
 
 
 def is_settled(found: Object | None) -> bool:

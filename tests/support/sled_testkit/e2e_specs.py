@@ -59,7 +59,8 @@ def drafter_spec(**more: Any) -> Object:
             draft("small", SMALL, 200, 500),
             draft("large", LARGE, 3_000, 900, ["pi5", "orin-nano"]),
         ],
-        "offline": {"policy": "Refuse"},
+        # longer than it takes Kubernetes to give a node up and a verifier to start on another
+        "offline": {"policy": "Refuse", "patienceSeconds": 240},
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
     }
     return spec | more

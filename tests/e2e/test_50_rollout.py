@@ -1,0 +1,99 @@
+"""A change of draft models goes to the fleet in waves; a bad one is caught by what the target accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sled_testkit.cluster_api import Object
+from sled_testkit.e2e_record import Record, Stopwatch
+from sled_testkit.e2e_site import Site, wait_until
+from sled_testkit.e2e_specs import (
+    DRAFTER,
+    LARGE,
+    PROMPT,
+    RESOURCES,
+    SMALL,
+    draft,
+    drafter_spec,
+)
+from sled_testkit.e2e_verifiers import Load
+
+DEVICES = ("pi4", "pi5", "orin")
+LONG = 96
+SPOILED = "spoiled"
+GATES: Object = {"minReadyPercent": 100, "minAcceptancePermille": 300, "timeoutSeconds": 45}
+WAVES: Object = {
+    "waves": [
+        {
+            "name": "canary",
+            "selector": {"sled.dev/device-class": "pi4"},
+            "soakSeconds": 5,
+            "gates": GATES,
+        }
+    ]
+}
+
+
+def spec(model: str, **more: Any) -> Object:
+    """The fleet with this model as the smaller draft, rolled out to one device first."""
+    larger = draft("large", LARGE, 3_000, 900, ["pi5", "orin-nano"])
+    return drafter_spec(drafts=[draft("small", model, 200, 500), larger], rollout=WAVES, **more)
+
+
+@pytest.fixture
+def as_before(site: Site) -> Iterator[None]:
+    """The fleet as all other scenarios know it."""
+    yield
+    site.apply("EdgeDrafter", DRAFTER, drafter_spec())
+    site.wait_ready("EdgeDrafter", DRAFTER)
+
+
+def rollout(site: Site) -> Object:
+    found = site.api.get(f"{RESOURCES}/edgedrafters/{DRAFTER}")
+    return dict(found["status"]["rollout"])
+
+
+def revisions(site: Site) -> dict[str, str]:
+    """By device, the revision of the pod there."""
+    return {
+        pod["spec"]["nodeName"]: pod["metadata"]["labels"]["sled.dev/revision"]
+        for pod in site.drafters()
+    }
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_bad_draft_model_is_taken_back_and_a_good_one_goes_through(
+    site: Site, record: Record
+) -> None:
+    site.shelf.spoil(SMALL, SPOILED)
+    good = rollout(site)["stableRevision"]
+    load = Load(site, DEVICES, PROMPT, LONG, each=1)
+    seen: dict[str, set[str]] = {device: set() for device in DEVICES}
+
+    def reached(state: str) -> bool:
+        load.keep_up()
+        for device, revision in revisions(site).items():
+            seen[device].add(revision)
+        return str(rollout(site)["state"]) == state
+
+    watch = Stopwatch()
+    site.apply("EdgeDrafter", DRAFTER, spec(SPOILED))
+    wait_until(lambda: reached("RolledBack"))
+    record.passed("bad_model_rolled_back", watch.seconds())
+    told = rollout(site)
+    assert told["stableRevision"] == good
+    assert told["message"].startswith("wave canary failed: acceptance is ")
+    assert "not known" not in told["message"]
+    wait_until(lambda: reached("RolledBack") and set(revisions(site).values()) == {good})
+    assert seen == {"pi4": {good, told["targetRevision"]}, "pi5": {good}, "orin": {good}}
+
+    watch = Stopwatch()
+    site.apply("EdgeDrafter", DRAFTER, spec(SMALL, sequences=3))
+    wait_until(lambda: reached("Complete"))
+    site.wait_ready("EdgeDrafter", DRAFTER)
+    record.passed("good_change_rolled_out", watch.seconds())
+    for text in load.finish():
+        site.assert_own(text)
