@@ -33,6 +33,10 @@ SCENARIOS = {
         "the API server is away while devices generate",
         "from its return until a change is done",
     ),
+    "api_server_away_operator": (
+        "the same",
+        "from its return until the operator has acted",
+    ),
     "device_cut_off": (
         "a device is cut off, writes on by its offline policy, marked as unverified",
         "from the link's return to verified text",

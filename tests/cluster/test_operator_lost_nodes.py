@@ -13,7 +13,8 @@ from sled_testkit.cluster_operator import OperatorProcess
 from sled_testkit.sled_resources import CORE, apply, install, wait
 
 QUICK = [
-    {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "tolerationSeconds": 1}
+    {"key": f"node.kubernetes.io/{taint}", "operator": "Exists"}
+    | {"effect": "NoExecute", "tolerationSeconds": 1}
     for taint in ("not-ready", "unreachable")
 ]
 

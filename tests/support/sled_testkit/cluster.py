@@ -143,7 +143,10 @@ class ControlPlane(Cluster):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_apiserver(self) -> None:
-        """Start the API server and wait until it answers `/readyz` with ok."""
+        """Start the API server and wait until it answers `/readyz` with ok.
+
+        A controller-manager that lost its lease meanwhile is started again, as a supervisor would.
+        """
         self._apiserver.start()
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not self.api.ready():
@@ -152,6 +155,9 @@ class ControlPlane(Cluster):
             if time.monotonic() > deadline:
                 raise ProcessFailed(f"kube-apiserver is not ready:\n{self._apiserver.log_tail()}")
             time.sleep(0.05)
+        for child in self._workloads:
+            if child.pid is None:
+                child.start()
 
     def stop_apiserver(self) -> None:
         """End the API server; clients see refused connections until it starts again."""

@@ -162,13 +162,15 @@ class Layout:
         """
         rate = requests_per_second
         # fake nodes send no heartbeats; a test takes them offline by name
-        patience = "24h" if self.address == LOOPBACK else "20s"
+        played = self.address == LOOPBACK
+        patience = "24h" if played else "20s"
         return [
             f"--kubeconfig={self.kubeconfig('controller-manager')}",
             "--use-service-account-credentials",
+            # as in production it ends when it cannot renew; see ControlPlane.start_apiserver
+            f"--leader-elect={'false' if played else 'true'}",
             f"--service-account-private-key-file={self.signing.key}",
             f"--root-ca-file={self.authority}",
-            "--leader-elect=false",
             "--secure-port=0",
             f"--node-monitor-grace-period={patience}",
             *([f"--kube-api-qps={rate}", f"--kube-api-burst={2 * rate}"] if rate else []),

@@ -79,17 +79,25 @@ class Reply:
         if len(self.tokens) < count:
             raise ClientFailed(f"{len(self.tokens)} of {count} tokens: {self.errors[-1500:]}")
 
-    def finish(self, timeout_seconds: float = PATIENCE_SECONDS) -> Reply:
-        """Wait for the end of the text.
+    def wait_closed(self, timeout_seconds: float = PATIENCE_SECONDS) -> None:
+        """Wait until the client has ended, whatever it got.
 
         Raises:
-            ClientFailed: the client got an error, or nothing more.
+            ClientFailed: it has not.
         """
         with self._changed:
             closed = self._changed.wait_for(lambda: self.closed, timeout_seconds)
         if not closed:
             self.process.kill()
             raise ClientFailed(f"no end after {len(self.tokens)} tokens")
+
+    def finish(self, timeout_seconds: float = PATIENCE_SECONDS) -> Reply:
+        """Wait for the end of the text.
+
+        Raises:
+            ClientFailed: the client got an error, or nothing more.
+        """
+        self.wait_closed(timeout_seconds)
         if self.process.returncode != 0 or not self.ended:
             raise ClientFailed(f"after {len(self.tokens)} tokens: {self.errors[-1500:]}")
         return self

@@ -60,7 +60,7 @@ class FirstInstall:
         namespace = f"-n {FLEET}"
         self._shell.run("kubectl get nodes -L nvidia.com/gpu.present,sled.dev/device-class")
         self._shell.run(
-            f"helm install sled charts/sled -n {SYSTEM} -f values.yaml --wait --timeout 170s"
+            f"helm install sled charts/sled -n {SYSTEM} -f values.yaml --wait --timeout 170s --hide-notes"
         )
         self._shell.run("cat fleet.yaml")
         self._shell.run(f"kubectl apply {namespace} -f fleet.yaml")
@@ -73,10 +73,7 @@ class FirstInstall:
         """What there is now, and a text from the device `pi4`."""
         namespace = f"-n {FLEET}"
         self._shell.run(f"kubectl get {namespace} sled,drafter -o wide")
-        self._shell.run(
-            f"kubectl get {namespace} pods -o custom-columns="
-            "POD:.metadata.name,NODE:.spec.nodeName,DRAFT:.metadata.labels.sled\\\\.dev/draft"
-        )
+        self._shell.run(f"kubectl get {namespace} pods -o wide -L sled.dev/draft")
         self._shell.run("cat ask.py")
         self._shell.run(f"on pi4 python ask.py {url} {shlex.quote(PROMPT)}")
 

@@ -55,11 +55,23 @@ def tokens(site: Site) -> dict[str, float]:
 
 
 class Load:
-    """Applications on devices that ask again as soon as they have their text."""
+    """Applications on devices that ask again as soon as they have their text.
+
+    With `may_be_refused`, a request that got nothing is no failure: a device that changes its draft
+    model takes no new ones meanwhile. A text that has begun must end in any case.
+    """
 
     def __init__(
-        self, site: Site, devices: Sequence[str], prompt: str, most_tokens: int, each: int
+        self,
+        site: Site,
+        devices: Sequence[str],
+        prompt: str,
+        most_tokens: int,
+        each: int,
+        *,
+        may_be_refused: bool = False,
     ) -> None:
+        self._may_be_refused = may_be_refused
         self._site = site
         self._prompt = prompt
         self._most_tokens = most_tokens
@@ -70,13 +82,18 @@ class Load:
         """Replace what has ended."""
         for place, (device, reply) in enumerate(self._running):
             if reply.closed:
-                self._ended.append(reply)
+                if reply.tokens or not self._may_be_refused:
+                    self._ended.append(reply)
                 self._running[place] = (device, self._ask(device))
 
     def finish(self) -> list[Reply]:
         """Ask no more; all texts, once the last has ended."""
-        texts = [*self._ended, *(reply for _, reply in self._running)]
-        return [text.finish(timeout_seconds=300.0) for text in texts]
+        texts = [*self._ended]
+        for _, reply in self._running:
+            reply.wait_closed(timeout_seconds=300.0)
+            if reply.tokens or not self._may_be_refused:
+                texts.append(reply)
+        return [text.finish() for text in texts]
 
     def _ask(self, device: str) -> Reply:
         return self._site.ask(device, self._prompt, self._most_tokens)
