@@ -16,10 +16,10 @@ ENGINE_TESTS := $(wildcard tests/vllm/small tests/vllm/trained tests/vllm/option
 FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench docs images
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo engines images test e2e test-engines check format bench proto crds docs clean
+.PHONY: help env demo engines images test e2e test-engines check format bench bench-throughput bench-capacity bench-operator proto crds docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables: PROFILE=quickstart|pair and KEEP=1 for demo, PYTHON=python3.12 for another Python,"
 	@echo "  PYTEST_ARGS='tests/unit -k wire' for a part of the tests."
@@ -63,10 +63,22 @@ format: $(DEV) ## Format the code and fix what lint can fix
 	$(BIN)/ruff check --fix --quiet || true
 	$(BIN)/ruff format $(wildcard $(FORMATTED))
 
-bench: $(DEV) ## Measure, and write bench/results (takes long)
-	@set -e; for script in $(wildcard bench/*.py bench/*/__main__.py); do \
-	  echo "== $$script"; $(BIN)/python $$script; done
+bench: $(DEV) engines ## Measure what takes minutes, and write bench/results (under 20 minutes)
+	$(BIN)/python bench/engine
+	$(BIN)/python bench/exactness.py
+	$(BIN)/python bench/capacity --parts simulated
+	$(BIN)/python bench/throughput --quick
 	$(BIN)/sled demo --results bench/results/demo.json
+
+bench-throughput: $(DEV) engines ## Measure every backend at every load, beside other servers (25 minutes)
+	$(BIN)/python bench/throughput $(ARGS)
+
+bench-capacity: $(DEV) engines ## Measure how many devices a real verifier carries (15 minutes)
+	$(BIN)/python bench/capacity --parts measured $(ARGS)
+
+bench-operator: $(DEV) ## Measure the operator at scale, and how long it takes to recover (long)
+	$(BIN)/python bench/operator
+	$(BIN)/python bench/operator/recovery.py
 
 proto: $(DEV) ## Regenerate the gRPC stubs (committed; `make check` verifies they are unchanged)
 	$(call stubs,protocol)

@@ -1,144 +1,46 @@
-"""How many devices one server carries, in virtual time.
+"""How many devices one server carries.
 
-The scheduler and the load policy are the verifier's own; a cost surface stands for the model, and drafts
-are right with a stated probability a token.
+    python bench/capacity [--quick] [--parts simulated measured]
 
-    python bench/capacity [--quick]
-
-Writes `simulated_a100.json`, `simulated_a100.csv` and `simulated_a100.png`. Everything here is simulated.
+`simulated` runs in virtual time and writes `simulated_a100.json`, `.csv` and `.png`. `measured` drives a real verifier with
+vLLM, which needs the environment of `make engines`, and writes `capacity.json`, `.csv` and `.png`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(HERE.parents[1] / "tests" / "support")]
 
+import measured  # noqa: E402
 import plots  # noqa: E402
+import simulated  # noqa: E402
 
-from sled_bench import report, trace  # noqa: E402
-from sled_bench.surfaces import A100, Roofline  # noqa: E402
-from sled_bench.virtual import DeviceTiming, Outcome, Policy, VirtualFleet  # noqa: E402
-from sled_verifier.load_control import LoadSettings  # noqa: E402
-
-PLAIN = LoadSettings(trim=False, meet_deadlines=False)
-BATCH = 32
-"""Sequences a step, of both servers, where a batch is bounded."""
-DRAFT_TOKENS = 4
-CENTRAL = Policy("central", 0, PLAIN)
-STATIC = Policy("static batching", DRAFT_TOKENS, PLAIN, static_batch=BATCH)
-DYNAMIC = Policy("dynamic batching", DRAFT_TOKENS, PLAIN)
-SLED = Policy("sled", 8, LoadSettings())
-LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-AT_ONCE = DeviceTiming("at once", 0.0, 0.0)
-FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
-"""Assumed: a 0.5B model in 4 bits at 16 and 45 tokens a second, 50 ms from the server and back."""
-TOKENS_PER_SECOND = 4.0
-"""What a device must get: about as fast as people read."""
-TOKEN_P95_SECONDS = 0.5
-TEXTS, TEXT_TOKENS = 16, 64
-GROWTH = 1.15
-"""Capacity is found to this factor."""
-
-
-def throughput(
-    texts: trace.Trace, surface: Roofline, loads: tuple[int, ...]
-) -> Iterator[dict[str, Any]]:
-    """Output tokens a second with so many sequences that always have a draft ready."""
-    for load in loads:
-        plain = 0.0
-        for policy in (CENTRAL, DYNAMIC, SLED):
-            fleet = VirtualFleet(texts, surface, policy, [AT_ONCE] * load)
-            done = fleet.run(
-                120 * surface.step_seconds * max(1.0, load / 64), 120 * surface.step_seconds
-            )
-            plain = plain or done.tokens_per_second
-            row = _row("throughput", policy, load, done)
-            yield {**row, "ratio": done.tokens_per_second / plain}
-
-
-def carries(
-    texts: trace.Trace, surface: Roofline, policy: Policy, devices: int, bounded: bool
-) -> Outcome:
-    """A fleet of so many devices, half of each kind."""
-    timings = [FLEET[n % len(FLEET)] for n in range(devices)]
-    most = {"step_sequences": BATCH} if bounded else {}
-    return VirtualFleet(texts, surface, policy, timings, **most).run(2.0, 8.0)
-
-
-def capacity(
-    texts: trace.Trace, surface: Roofline, policy: Policy, first: int, bounded: bool
-) -> tuple[int, list[dict[str, Any]]]:
-    """The most devices that all get what they must, and the runs that showed it."""
-    rows: list[dict[str, Any]] = []
-
-    def enough(devices: int) -> bool:
-        done = carries(texts, surface, policy, devices, bounded)
-        slowest = done.rates[len(done.rates) // 20]
-        ok = slowest >= TOKENS_PER_SECOND and done.token_p95_seconds <= TOKEN_P95_SECONDS
-        row = _row("capacity" if bounded else "capacity, any batch", policy, devices, done)
-        rows.append({**row, "slowest_twentieth": slowest, "enough": int(ok)})
-        print(rows[-1], flush=True)
-        return ok
-
-    low, high = 0, first
-    while enough(high):
-        low, high = high, 2 * high
-    while high - low > max(1, low * (GROWTH - 1)):
-        middle = (low + high) // 2
-        low, high = (middle, high) if enough(middle) else (low, middle)
-    return low, rows
-
-
-def _row(part: str, policy: Policy, devices: int, done: Outcome) -> dict[str, Any]:
-    return {
-        "part": part,
-        "policy": policy.name,
-        "devices": devices,
-        "tokens_per_second": done.tokens_per_second,
-        "token_p95_seconds": done.token_p95_seconds,
-        "busy_share": done.busy_share,
-        "sequences_a_step": done.sequences_a_step,
-        "verified_per_round": done.verified_per_round,
-    }
+from sled_bench import report  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer loads, no ablations")
-    quick = parser.parse_args().quick
-    texts = trace.drawn(TEXTS, TEXT_TOKENS, 4000)
-    rows = []
-    for row in throughput(texts, A100, LOADS[2:7:2] if quick else LOADS):
-        rows.append(row)
-        print(row, flush=True)
-    ratios = {r["devices"]: r["ratio"] for r in rows if r["policy"] == SLED.name}
-    fixed = {r["devices"]: r["ratio"] for r in rows if r["policy"] == DYNAMIC.name}
-    found: dict[str, int] = {}
-    policies = (CENTRAL, SLED) if quick else (CENTRAL, STATIC, SLED)
-    for policy in policies:
-        found[policy.name], more = capacity(texts, A100, policy, 400, bounded=True)
-        rows += more
-    report.write_rows("simulated_a100", rows)
-    figures: dict[str, float | int | str] = {
-        "throughput_ratio": ratios[BATCH] if BATCH in ratios else max(ratios.values()),
-        "capacity_ratio": found[SLED.name] / found[CENTRAL.name],
-        **{f"throughput_ratio_at_{load}_sequences": ratio for load, ratio in ratios.items()},
-        **{f"fixed_length_ratio_at_{load}_sequences": ratio for load, ratio in fixed.items()},
-        "worst_ratio_any_load": min(ratios.values()),
-        **{f"devices_{name.replace(' ', '_').replace('-', '_')}": n for name, n in found.items()},
-        "batch_sequences": BATCH,
-        "slo_tokens_per_second": TOKENS_PER_SECOND,
-        "slo_token_p95_seconds": TOKEN_P95_SECONDS,
-        "drafts": f"made up, {trace.ACCEPTANCE} of them right",
-    }
-    report.write("simulated_a100", figures, "simulated")
-    plots.draw(rows, report.RESULTS / "simulated_a100.png")
+    parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=[*PARTS])
+    options = parser.parse_args()
+    if "simulated" in options.parts:
+        rows, figures = simulated.run(options.quick)
+        report.write_rows("simulated_a100", rows)
+        report.write("simulated_a100", figures, "simulated")
+        plots.draw(rows, report.RESULTS / "simulated_a100.png")
+    if "measured" in options.parts:
+        rows, figures = measured.run(options.quick)
+        name = "capacity_quick" if options.quick else "capacity"
+        report.write_rows(name, rows)
+        report.write(name, figures, "measured")
+        plots.curves(rows, measured.RATES, report.RESULTS / f"{name}.png")
+
+
+PARTS = ("simulated", "measured")
 
 
 if __name__ == "__main__":

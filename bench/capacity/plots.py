@@ -1,4 +1,4 @@
-"""The simulation's curves as a picture."""
+"""The curves as pictures."""
 
 from __future__ import annotations
 
@@ -32,4 +32,25 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     right.invert_yaxis()
     right.set_xlabel("devices at the SLO (simulated)")
     figure.suptitle("Simulated: an A100-like cost surface")
+    figure.savefig(path, dpi=110)
+
+
+def curves(rows: Sequence[dict[str, Any]], rates: Sequence[float], path: Path) -> None:
+    """What a device gets over the size of the fleet, for each way of serving."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    for policy in dict.fromkeys(r["policy"] for r in rows if "only" not in r["policy"]):
+        mine = [row for row in rows if row["policy"] == policy]
+        speeds = [row["tokens_per_second_a_device"] for row in mine]
+        axis.plot([row["devices"] for row in mine], speeds, marker="o", label=policy)
+    for rate in rates:
+        axis.axhline(rate, color="grey", linewidth=0.8, linestyle=":")
+    axis.set_xlabel("devices")
+    axis.set_ylabel("output tokens/s a device")
+    axis.set_ylim(bottom=0)
+    axis.legend()
     figure.savefig(path, dpi=110)

@@ -207,7 +207,20 @@ class BatchedBackend:
             self.failed.set()
             self._refuse_all(Refusal(Reason.INTERNAL, "the replica failed; go to another one"))
 
+    async def _gather(self) -> None:
+        """Let drafts that are about to arrive join the next step."""
+        # What has arrived already shall be heard first.
+        await asyncio.sleep(0)
+        hold = self._scheduler.hold(self._clock())
+        while hold is not None and self._scheduler.waiting < hold.rounds:
+            left = hold.until - self._clock()
+            if left <= 0:
+                return
+            self._wake.clear()
+            await self._sleep(left)
+
     async def _step(self) -> None:
+        await self._gather()
         self._wake.clear()
         loop = asyncio.get_running_loop()
         now = self._clock()
@@ -227,10 +240,13 @@ class BatchedBackend:
         self._arm_expiry()
 
     async def _idle(self) -> None:
-        timeout = RETRY_SECONDS if self._scheduler.waits_for_slot else SWEEP_SECONDS
+        await self._sleep(RETRY_SECONDS if self._scheduler.waits_for_slot else SWEEP_SECONDS)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until something wakes the loop, but no longer."""
         try:
             # Not wait_for: before Python 3.12 it loses a cancellation that meets the event.
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._wake.wait()
         except TimeoutError:
             return

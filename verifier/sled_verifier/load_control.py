@@ -36,6 +36,12 @@ PROBE_ROUNDS = 64
 """A sequence whose drafts do not pay is given a chance after so many rounds: acceptance can only be
 learnt by verifying, and one token in so many rounds costs about a hundredth.
 """
+HINT_STRETCH = 1.5
+"""Devices are told a length so many times the one that pays: what is too much is trimmed when the step is known, what is too little
+leaves the step empty. Where not even one token pays, they are told so all the same.
+"""
+MOST_UNLEARNT_STEPS = 200
+"""So many steps with prompts in a row, and what steps cost is learnt from them, too."""
 DEADLINE_SHARE = 0.9
 """Part of the time up to a deadline that a step may fill; the rest is for the way back."""
 
@@ -70,6 +76,7 @@ class LoadControl:
         self.book = AcceptanceBook()
         self._max = max_draft_tokens
         self._rounds_seen = 0
+        self._steps_with_prompts = 0
         self._busy = 0.0
         self._elapsed = 0.0
         self._weight = 0.0
@@ -97,7 +104,7 @@ class LoadControl:
 
     def stepped(self, shape: StepShape, rounds: int, seconds: float, now: float) -> None:
         """A step ended at `now`; `rounds` of its sequences had a round in it."""
-        self.steps.observe(shape, seconds)
+        self._learn(shape, rounds, seconds)
         since = seconds if self._last_end is None else now - self._last_end
         interval = max(seconds, min(since, seconds + _LONGEST_GAP_SECONDS))
         self._last_end = now
@@ -155,7 +162,7 @@ class LoadControl:
         """The draft length that pays for a sequence at the present load, 0 to the limit."""
         if not self.settings.trim or self._price == 0:
             return self._max
-        length = paying_length_at(self.book.at_best(key), self._price, self._max)
+        length = paying_length_at(self.book.at_best(key), self._price**HINT_STRETCH, self._max)
         return length or int(self._probe_due(key))
 
     @property
@@ -164,6 +171,17 @@ class LoadControl:
         return self._price
 
     # ---- inside
+
+    def _learn(self, shape: StepShape, rounds: int, seconds: float) -> None:
+        """A prompt's token costs less than a draft's, which needs logits and a verdict. Taken for one, it would make long drafts
+        look cheap; so steps with prompts teach only while there are no others.
+        """
+        if rounds >= shape.sequences:
+            self._steps_with_prompts = 0
+        else:
+            self._steps_with_prompts += 1
+        if self._steps_with_prompts == 0 or self._steps_with_prompts > MOST_UNLEARNT_STEPS:
+            self.steps.observe(shape, seconds)
 
     def _idle_seconds(self) -> float:
         """Seconds per step that the engine lately had to spare; infinite until that is known."""

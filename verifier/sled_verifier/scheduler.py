@@ -16,6 +16,7 @@ from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
 from sled_verifier.batcher import Share, Work, plan_step
 from sled_verifier.engine.base import EngineInfo
+from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.job import Job, JobFailure, JobItem, JobResult, Trial
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import Candidate, LoadControl
@@ -63,6 +64,7 @@ class Scheduler:
         self._next_key = 1
         self._last_round_at = float("-inf")
         self._step_tokens = 0
+        self._step_seconds = 0.0
 
     # ---- what devices ask for
 
@@ -100,6 +102,7 @@ class Scheduler:
         seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
         patient = draft.deadline_seconds is None
         self._queue.add(Round(key, draft, now, now + seconds, patient), retry_after_ms=200)
+        session.rhythm.heard(now)
         session.last_used = now
         return None
 
@@ -123,6 +126,18 @@ class Scheduler:
             self.residency.release(key)
 
     # ---- one step
+
+    def hold(self, now: float) -> Hold | None:
+        """Whether to plan the next step later, see `gathering`."""
+        if not self._queue:
+            return None
+        due = (
+            session.rhythm.due_at(now)
+            for key, session in self._sessions.items()
+            if self._resident(key)
+        )
+        waiting = len(self._queue)
+        return hold_for(waiting, (at for at in due if at is not None), self._step_seconds, now)
 
     def plan(self, now: float) -> Job | None:
         """The next step, or None when there is nothing to run. A job must be run and applied before
@@ -148,6 +163,8 @@ class Scheduler:
         if result.failure is None:
             rounds = sum(item.trial is not None for item in job.items)
             self.control.stepped(_shape(job), rounds, result.step_seconds, now)
+            if rounds:
+                self._step_seconds += 0.2 * (result.step_seconds - self._step_seconds)
             judged = zip(job.items, result.judgements, strict=True)
             outcomes = [self._apply_item(item, verdict, result, now) for item, verdict in judged]
         else:
@@ -189,6 +206,11 @@ class Scheduler:
     def load(self) -> Load:
         """How busy this replica is."""
         return Load(len(self._queue), len(self._sessions), self._step_tokens)
+
+    @property
+    def waiting(self) -> int:
+        """Rounds that wait for a step."""
+        return len(self._queue)
 
     @property
     def rounds_running(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sled_protocol.prefix import PrefixHash
 from sled_speculation.transforms import TokenSet
+from sled_verifier.gathering import Rhythm
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import TOKEN_ARRAY, DraftRequest, OpenRequest, RoundVerdict
 
@@ -39,6 +40,7 @@ class Session:
         "opened_at",
         "prefix",
         "prompt_length",
+        "rhythm",
         "sampling",
         "seen",
         "tokens",
@@ -61,6 +63,7 @@ class Session:
         self.answered: Answered | None = None
         self.opened_at = now
         self.last_used = now
+        self.rhythm = Rhythm()
 
     @property
     def committed_length(self) -> int:
@@ -112,4 +115,5 @@ class Session:
         self.prefix.extend(output)
         if self.sampling.repetition_penalty != 1:
             self.seen.extend(output)
+        self.rhythm.answered(now)
         self.last_used = now

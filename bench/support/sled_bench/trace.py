@@ -6,9 +6,11 @@ server.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -77,3 +79,24 @@ def drawn(count: int, tokens: int, vocab_size: int) -> Trace:
     rng = random.Random(1)
     texts = [[rng.randrange(vocab_size) for _ in range(tokens)] for _ in range(count)]
     return made_up("random texts", [[1]] * count, texts, ACCEPTANCE, vocab_size)
+
+
+def write(trace: Trace, file: Path) -> None:
+    """Keep a trace."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(trace)), encoding="utf-8")
+
+
+def read(file: Path) -> Trace:
+    """A trace that was kept."""
+    data = json.loads(file.read_text(encoding="utf-8"))
+    texts = tuple(
+        Text(
+            tuple(text["prompt"]),
+            tuple(text["tokens"]),
+            tuple(map(tuple, text["drafts"])),
+            tuple(map(tuple, text["confidences"])),
+        )
+        for text in data["texts"]
+    )
+    return Trace(data["target"], data["drafter"], texts)

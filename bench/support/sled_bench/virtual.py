@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sled_bench.devices import DeviceTiming, ReplayingDevice
 from sled_bench.trace import Text, Trace
 from sled_protocol.prefix import PrefixHash
 from sled_speculation.sampling import SamplingParams
@@ -33,17 +34,6 @@ Surface = Callable[[StepShape], float]
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceTiming:
-    """What a device and its way to the server take."""
-
-    name: str
-    token_seconds: float
-    round_trip_seconds: float
-    jitter: float = 0.1
-    """Both vary by this share, evenly."""
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """How a server works: what it verifies, and when a step begins."""
 
@@ -54,15 +44,6 @@ class Policy:
     static_batch: int = 0
     """Wait until so many sequences are ready, at most `static_seconds`; 0 = begin at once."""
     static_seconds: float = 0.05
-
-
-@dataclass(slots=True)
-class _Dense:
-    """A text whose tokens are numbered densely, so that rows of logits are short."""
-
-    tokens: tuple[int, ...]
-    drafts: tuple[tuple[int, ...], ...]
-    confidences: tuple[tuple[float, ...], ...]
 
 
 class TraceEngine:
@@ -138,14 +119,16 @@ class TraceEngine:
         return rows
 
 
-def _dense(trace: Trace, reserved: int) -> tuple[list[_Dense], int]:
+def _dense(trace: Trace, reserved: int) -> tuple[list[Text], int]:
+    """The texts with their tokens numbered densely, so that rows of logits are short."""
     numbers: dict[int, int] = {}
 
     def number(token: int) -> int:
         return numbers.setdefault(token, reserved + len(numbers))
 
-    def dense(text: Text) -> _Dense:
-        return _Dense(
+    def dense(text: Text) -> Text:
+        return Text(
+            text.prompt,
             tuple(number(t) for t in text.tokens),
             tuple(tuple(number(t) for t in row) for row in text.drafts),
             text.confidences,
@@ -158,13 +141,9 @@ def _dense(trace: Trace, reserved: int) -> tuple[list[_Dense], int]:
 @dataclass(slots=True)
 class _Device:
     number: int
-    timing: DeviceTiming
-    text: int
-    rng: random.Random
-    key: int = 0
-    written: int = 0
-    hint: int = 32
+    replay: ReplayingDevice
     draft: tuple[int, ...] = ()
+    key: int = 0
     prefix: PrefixHash = field(default_factory=PrefixHash)
     asked_at: float = 0.0
     token_gaps: list[tuple[float, int]] = field(default_factory=list)
@@ -173,8 +152,8 @@ class _Device:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run showed. `rates` [devices] are output tokens a second, slowest first; `round_p95_seconds` is the time
-    between verdicts of one device divided by what they brought.
+    """What a run showed. `rates` [devices] are output tokens a second, slowest first; `token_p95_seconds`
+    is the time between verdicts of one device divided by what they brought.
     """
 
     tokens_per_second: float
@@ -226,7 +205,16 @@ class VirtualFleet:
         )
         self._scheduler = Scheduler(self.engine.info, limits, SlotPolicy(), control)
         self._devices = [
-            _Device(n, timing, n % len(trace.texts), random.Random(n))
+            _Device(
+                n,
+                ReplayingDevice(
+                    timing,
+                    self.engine.texts,
+                    n,
+                    policy.draft_tokens,
+                    heeds_hints=policy.load.trim,
+                ),
+            )
             for n, timing in enumerate(timings)
         ]
         self._by_key: dict[int, _Device] = {}
@@ -235,9 +223,11 @@ class VirtualFleet:
 
     def run(self, warm_seconds: float, seconds: float) -> Outcome:
         """Let time pass; only what follows the warm-up counts."""
+        rng = random.Random(1)
         for device in self._devices:
             self._open(device)
-            heapq.heappush(self._due, (device.rng.random() * 0.2, device.number))
+            device.draft, _ = device.replay.draft()
+            heapq.heappush(self._due, (rng.random() * 0.2, device.number))
         self._until(warm_seconds)
         written = [0] * len(self._devices)
         for device in self._devices:
@@ -269,7 +259,9 @@ class VirtualFleet:
         first_waiting: float | None = None
         while self.now < end:
             while self._due and self._due[0][0] <= self.now:
-                self._arrived.append(self._devices[heapq.heappop(self._due)[1]])
+                at, number = heapq.heappop(self._due)
+                self._devices[number].asked_at = at
+                self._arrived.append(self._devices[number])
             waiting = len(self._arrived)
             if waiting and first_waiting is None:
                 first_waiting = self.now
@@ -283,6 +275,8 @@ class VirtualFleet:
                         continue
             while self._arrived and self._scheduler.load.queue_depth < self._step_sequences_most:
                 self._send(self._arrived.popleft())
+            if self._holds(end):
+                continue
             job = self._scheduler.plan(self.now)
             first_waiting = None
             if job is None:
@@ -295,53 +289,56 @@ class VirtualFleet:
                     raise RuntimeError(str(outcome.result))
                 self._take(self._by_key[outcome.key], outcome.result)
 
+    def _holds(self, end: float) -> bool:
+        """True when time has passed up to the next arrival, for which the verifier waits."""
+        waiting = self._scheduler.waiting
+        hold = self._scheduler.hold(self.now) if waiting < self._step_sequences_most else None
+        if hold is None or self._arrived or waiting >= hold.rounds or self.now >= hold.until:
+            return False
+        following = self._due[0][0] if self._due else end
+        self.now = min(hold.until, following, end)
+        return self.now < end
+
     def _clock(self) -> float:
         return self.now
 
     def _open(self, device: _Device) -> None:
-        prompt = self.engine.prompt(device.text)
+        prompt = self.engine.prompt(device.replay.text_number)
         request = OpenRequest(
             f"d{device.number}", array("I", prompt), array("I"), SamplingParams(), draft_model="m"
         )
         device.key = self._scheduler.open(request, self.now).key
         device.prefix = PrefixHash(prompt)
-        device.written = 0
         self._by_key[device.key] = device
 
     def _send(self, device: _Device) -> None:
-        text = self.engine.texts[device.text]
-        at = device.written
-        device.draft = text.drafts[at][: self._length(device)]
-        sure = text.confidences[at][: len(device.draft)] if text.confidences else ()
         request = DraftRequest(
-            at, device.prefix.value, device.draft, (), DEADLINE_SECONDS, tuple(sure)
+            device.replay.written,
+            device.prefix.value,
+            device.draft,
+            (),
+            DEADLINE_SECONDS,
+            device.replay.sure,
         )
-        self._scheduler.submit(device.key, request, self.now)
-
-    def _length(self, device: _Device) -> int:
-        text = self.engine.texts[device.text]
-        return max(
-            0, min(self._policy.draft_tokens, device.hint, len(text.tokens) - device.written - 1)
-        )
+        self._scheduler.submit(device.key, request, device.asked_at)
 
     def _take(self, device: _Device, verdict: RoundVerdict) -> None:
-        output = (*device.draft[: verdict.accepted], verdict.next_token)
+        output = device.replay.take(
+            verdict.accepted,
+            verdict.next_token,
+            verdict.verified,
+            verdict.max_draft_tokens_hint,
+            self.now - device.asked_at,
+        )
         device.prefix.extend(output)
-        device.written += len(output)
-        device.hint = verdict.max_draft_tokens_hint if self._policy.load.trim else 32
         device.token_gaps.append((self.now - device.last_at, len(output)))
         device.last_at = self.now
         self._rounds += 1
         self._verified += verdict.verified
-        text = self.engine.texts[device.text]
-        if device.written + 1 >= len(text.tokens):
+        if device.replay.over:
             self._scheduler.close(device.key)
             del self._by_key[device.key]
-            device.text = (device.text + 7) % len(self.engine.texts)
+            device.replay.begin_next()
             self._open(device)
-        pause = 0.0
-        if self._policy.draft_tokens:
-            timing = device.timing
-            wanted = self._length(device) * timing.token_seconds + timing.round_trip_seconds
-            pause = wanted * (1 + timing.jitter * (2 * device.rng.random() - 1))
+        device.draft, pause = device.replay.draft()
         heapq.heappush(self._due, (self.now + pause, device.number))

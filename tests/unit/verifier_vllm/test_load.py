@@ -12,11 +12,11 @@ from dataclasses import replace
 import pytest
 
 from sled_testkit.text_device import TextDevice, draft_request, open_request
+from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import Candidate, LoadControl
 from sled_verifier.vllm.backend import VllmBackend
 from sled_verifier.vllm.fake import FakeRuntime
-from sled_verifier.vllm.gathering import Hold, hold_for
 from sled_verifier.vllm.measuring import measure_step
 from sled_verifier.vllm.roster import Roster
 from sled_verifier.vllm.runtime import Output, StepOrder, StepReport

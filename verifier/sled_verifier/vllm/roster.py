@@ -14,6 +14,7 @@ from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
 from sled_verifier.batcher import Work, urgency
 from sled_verifier.engine.base import EngineInfo
+from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import LoadControl
 from sled_verifier.queue import Round, RoundQueue
@@ -23,7 +24,6 @@ from sled_verifier.rounds import RoundVerdict as Verdict
 from sled_verifier.scheduler import DECODING_SECONDS, Outcome
 from sled_verifier.session import Session
 from sled_verifier.vllm.foretold import settle
-from sled_verifier.vllm.gathering import Hold, hold_for
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
 from sled_verifier.vllm.seats import Seats
 from sled_verifier.vllm.sequence import Sequence
@@ -92,7 +92,7 @@ class Roster:
         seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
         waiting = Round(key, draft, now, now + seconds, draft.deadline_seconds is None)
         sequence.session.last_used = now
-        sequence.heard(now)
+        sequence.session.rhythm.heard(now)
         known = self._answer_foretold(sequence, waiting, now)
         if known is not None:
             return known
@@ -123,7 +123,7 @@ class Roster:
         if not self._queue:
             return None
         due = (
-            sequence.due_at(now)
+            sequence.session.rhythm.due_at(now)
             for key, sequence in self._sequences.items()
             if self.seats.ready(key)
         )
@@ -356,7 +356,6 @@ class Roster:
         )
         self.control.judged(waiting.key, waiting.draft, verdict)
         sequence.session.commit(waiting.draft, verdict, now)
-        sequence.answered_at = now
         self._last_round_at = now
         self.seats.mark(waiting.key, busy=False, now=now)
         return Outcome(waiting.key, waiting.draft, verdict)

@@ -43,3 +43,32 @@ def hold_for(waiting: int, due_at: Iterable[float], step_seconds: float, now: fl
         if saved > best_saved:
             best, best_saved = Hold(due, waiting + joined), saved
     return best
+
+
+@dataclass(slots=True)
+class Rhythm:
+    """When the device of one sequence usually answers.
+
+    `answered_at` is None while a round waits or none was answered yet; `pause_seconds` is the last time between a verdict and
+    the next draft.
+    """
+
+    answered_at: float | None = None
+    pause_seconds: float | None = None
+
+    def heard(self, now: float) -> None:
+        """The device sent a draft."""
+        if self.answered_at is not None:
+            self.pause_seconds = now - self.answered_at
+            self.answered_at = None
+
+    def answered(self, now: float) -> None:
+        """It got a verdict."""
+        self.answered_at = now
+
+    def due_at(self, now: float) -> float | None:
+        """By when its next draft should be there; None when nobody knows or that is past."""
+        if self.answered_at is None or self.pause_seconds is None:
+            return None
+        due = self.answered_at + MARGIN * self.pause_seconds
+        return due if due >= now else None

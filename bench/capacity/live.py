@@ -1,0 +1,156 @@
+"""Devices that replay recorded drafts to a real verifier over gRPC, in real time and with a device's own pace."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+
+from sled_bench.devices import DeviceTiming, ReplayingDevice
+from sled_bench.held_process import HeldVerifier
+from sled_bench.trace import Text
+from sled_protocol.channel import CLIENT_OPTIONS
+from sled_protocol.confidence import pack_confidences
+from sled_protocol.prefix import PrefixHash
+from sled_protocol.v1 import verifier_pb2 as pb
+from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
+from sled_testkit.verifier_device import close_frame, hello_frame, open_frame
+
+DEADLINE_MS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a fleet got: output tokens a second of each device, and the 95th percentile of the time for a token (from verdict
+    to verdict, divided by what it brought). `verified` draft tokens a round; `cpu_share` of one core that this side took.
+    """
+
+    rates: tuple[float, ...]
+    token_p95_seconds: float
+    verified: float
+    cpu_share: float
+
+
+@dataclass(slots=True)
+class _Tally:
+    tokens: int = 0
+    rounds: int = 0
+    verified: int = 0
+    gaps: list[tuple[float, int]] = field(default_factory=list)
+
+
+class LiveDevice:
+    """One device with a stream of its own."""
+
+    def __init__(self, stub: Any, device_id: str, replay: ReplayingDevice) -> None:
+        self._stub = stub
+        self._call: Any = None
+        self._id = device_id
+        self._replay = replay
+        self._sequence = 0
+        self._prefix = PrefixHash()
+        self.tally = _Tally()
+
+    async def run(self, until: float) -> None:
+        """Write texts until this time by the monotonic clock."""
+        self._call = self._stub.Verify()
+        await self._call.write(hello_frame(self._id, draft_model="replayed"))
+        await self._read()
+        await self._open()
+        answered = time.monotonic()
+        while answered < until:
+            if self._replay.over:
+                await self._call.write(close_frame(self._sequence))
+                self._replay.begin_next()
+                await self._open()
+                answered = time.monotonic()
+            draft, pause = self._replay.draft()
+            await asyncio.sleep(pause)
+            asked = time.monotonic()
+            verdict = await self._round(draft)
+            now = time.monotonic()
+            output = self._replay.take(
+                verdict.accepted,
+                verdict.next_token,
+                verdict.verified,
+                verdict.max_draft_tokens_hint,
+                now - asked,
+            )
+            self._prefix.extend(output)
+            self.tally.tokens += len(output)
+            self.tally.rounds += 1
+            self.tally.verified += verdict.verified
+            self.tally.gaps.append((now - answered, len(output)))
+            answered = now
+        self._call.cancel()
+
+    async def _open(self) -> None:
+        self._sequence += 1
+        self._replay.written = 0
+        self._prefix = PrefixHash(self._replay.text.prompt)
+        await self._call.write(open_frame(self._sequence, self._replay.text.prompt))
+        await self._read()
+
+    async def _round(self, draft: Sequence[int]) -> pb.Verdict:
+        message = pb.Draft(
+            sequence=self._sequence,
+            committed_length=self._replay.written,
+            prefix_hash=self._prefix.value,
+            draft_tokens=draft,
+            deadline_ms=DEADLINE_MS,
+            draft_confidences=pack_confidences(self._replay.sure),
+        )
+        await self._call.write(pb.ClientFrame(draft=message))
+        return (await self._read()).verdict
+
+    async def _read(self) -> pb.ServerFrame:
+        frame = await self._call.read()
+        if frame is grpc.aio.EOF or frame.HasField("refused"):
+            raise ConnectionError(str(frame))
+        return frame
+
+
+async def fleet(
+    verifier: HeldVerifier,
+    texts: Sequence[Text],
+    timings: Sequence[DeviceTiming],
+    draft_tokens: int,
+    heeds_hints: bool,
+    warm_seconds: float,
+    seconds: float,
+) -> Outcome:
+    """One device for each of the timings, all at once; what they do in the first seconds does not count."""
+    options = (*CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.insecure_channel(verifier.address, options=options) as channel:
+        stub = pb_grpc.VerifierStub(channel)
+        devices = [
+            LiveDevice(
+                stub,
+                f"{timing.name}-{n}",
+                ReplayingDevice(timing, texts, n, draft_tokens, heeds_hints=heeds_hints),
+            )
+            for n, timing in enumerate(timings)
+        ]
+        until = time.monotonic() + warm_seconds + seconds
+        runs = [asyncio.create_task(device.run(until)) for device in devices]
+        await asyncio.sleep(warm_seconds)
+        for device in devices:
+            device.tally = _Tally()
+        cpu, began = time.process_time(), time.monotonic()
+        await asyncio.sleep(until - began)
+        tallies = [device.tally for device in devices]
+        cpu, took = time.process_time() - cpu, time.monotonic() - began
+        await asyncio.gather(*runs)
+    gaps = [gap / count for tally in tallies for gap, count in tally.gaps for _ in range(count)]
+    rounds = sum(tally.rounds for tally in tallies)
+    return Outcome(
+        tuple(sorted(tally.tokens / took for tally in tallies)),
+        float(np.quantile(gaps, 0.95)) if gaps else float("inf"),
+        sum(tally.verified for tally in tallies) / max(1, rounds),
+        cpu / took,
+    )

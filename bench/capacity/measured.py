@@ -1,0 +1,138 @@
+"""How many devices a real verifier carries on this machine: Qwen2.5-Coder 1.5B in bf16 on vLLM, recorded drafts of its 0.5B."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import live
+
+from sled_bench import recording
+from sled_bench.devices import DeviceTiming
+from sled_bench.held_process import Case, HeldVerifier, ServerPolicy, held_verifier
+from sled_bench.models import DRAFTER, TARGET
+from sled_bench.trace import DRAFT_TOKENS, Text, read
+
+PI4 = DeviceTiming("pi4", 0.200, 0.050)
+FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
+"""Assumed: a 0.5B model in 4 bits at 5, 16 and 45 tokens a second, 50 ms from the server and back."""
+SIZES = (4, 8, 12, 16, 24)
+STATIC_BATCH = 8
+RATES = (7.0, 4.0)
+"""Output tokens a second that a device must get on average: nearly what one device alone gets of this server, and reading pace."""
+TOKEN_P95_SECONDS = 0.5
+WARM_SECONDS, SECONDS = 6.0, 12.0
+TEXT_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How a server works and whether its devices draft."""
+
+    name: str
+    draft_tokens: int
+    policy: ServerPolicy
+
+
+PLAIN = ServerPolicy(trim=False, meet_deadlines=False)
+CENTRAL = Serving("central", 0, PLAIN)
+STATIC = Serving(
+    "static batching",
+    DRAFT_TOKENS,
+    ServerPolicy(trim=False, meet_deadlines=False, static=STATIC_BATCH),
+)
+DYNAMIC = Serving("dynamic batching", DRAFT_TOKENS, PLAIN)
+DEADLINES = Serving("deadlines, no trimming", DRAFT_TOKENS, ServerPolicy(trim=False))
+SLED = Serving("sled", DRAFT_TOKENS, ServerPolicy())
+
+
+async def curves(quick: bool) -> list[dict[str, Any]]:
+    """One row for each way of serving and size of the fleet."""
+    trace = recording.recorded(TARGET, DRAFTER, recording.own_prompts(), TEXT_TOKENS)
+    sizes = SIZES[:3] if quick else SIZES
+    ways = (CENTRAL, STATIC, SLED) if quick else (CENTRAL, SLED, STATIC, DYNAMIC, DEADLINES)
+    rows: list[dict[str, Any]] = []
+    texts = read(trace).texts
+    async with held_verifier(Case("capacity", "vllm", TARGET), trace, max(sizes)) as verifier:
+        for size in sizes:
+            for way in ways:
+                rows.append(await _row(verifier, texts, way, [FLEET[n % 2] for n in range(size)]))
+        if not quick:
+            for way in (CENTRAL, SLED):
+                row = await _row(verifier, texts, way, [PI4] * 4)
+                rows.append({**row, "policy": f"{way.name}, pi4 only"})
+    return rows
+
+
+async def _row(
+    verifier: HeldVerifier, texts: Sequence[Text], way: Serving, timings: Sequence[DeviceTiming]
+) -> dict[str, Any]:
+    await verifier.use(way.policy)
+    heeds = way.policy.trim
+    done = await live.fleet(
+        verifier, texts, timings, way.draft_tokens, heeds, WARM_SECONDS, SECONDS
+    )
+    row = {
+        "policy": way.name,
+        "devices": len(timings),
+        "tokens_per_second_a_device": sum(done.rates) / len(done.rates),
+        "slowest": done.rates[0],
+        "token_p95_seconds": done.token_p95_seconds,
+        "verified_per_round": done.verified,
+        "driver_cpu_share": done.cpu_share,
+    }
+    print(row, flush=True)
+    return row
+
+
+def carried(rows: Sequence[Mapping[str, Any]], policy: str, rate: float) -> float:
+    """Devices at which the mean rate meets `rate`, straight between the sizes that were run; 0 when even the fewest miss it.
+
+    Beyond the last size that meets both criteria the curve is followed to where it leaves the rate, unless the 95th
+    percentile is missed before.
+    """
+    mine = [row for row in rows if row["policy"] == policy]
+    held = 0.0
+    before: Mapping[str, Any] | None = None
+    for row in mine:
+        if row["token_p95_seconds"] > TOKEN_P95_SECONDS:
+            return held
+        speed = row["tokens_per_second_a_device"]
+        if speed < rate:
+            if before is None:
+                return held
+            fast = before["tokens_per_second_a_device"]
+            share = (fast - rate) / (fast - speed)
+            return float(before["devices"] + share * (row["devices"] - before["devices"]))
+        held, before = float(row["devices"]), row
+    return held
+
+
+def figures(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float | int | str]]:
+    """The flat figures of `capacity.json`."""
+    names = dict.fromkeys(row["policy"] for row in rows if "only" not in row["policy"])
+    for rate in RATES:
+        found = {name: carried(rows, name, rate) for name in names}
+        end = "" if rate == RATES[0] else f"_at_{rate:g}_tokens_a_second"
+        for name, other in (("ratio_vs_central", CENTRAL), ("ratio_vs_static_batching", STATIC)):
+            if found.get(other.name):
+                yield f"{name}{end}", found[SLED.name] / found[other.name]
+        for name, devices in found.items():
+            plain = name.replace(", ", "_").replace(" ", "_")
+            yield f"devices_{plain}{end}", devices
+    for row in rows:
+        if "only" in row["policy"]:
+            name = row["policy"].split(",")[0]
+            yield f"tokens_a_second_on_pi4_{name}", row["tokens_per_second_a_device"]
+    yield "slo_tokens_per_second", RATES[0]
+    yield "slo_token_p95_seconds", TOKEN_P95_SECONDS
+    yield "static_batch_rounds", STATIC_BATCH
+    yield "driver_cpu_share_largest", max(row["driver_cpu_share"] for row in rows)
+
+
+def run(quick: bool) -> tuple[list[dict[str, Any]], dict[str, float | int | str]]:
+    """Rows and figures."""
+    rows = asyncio.run(curves(quick))
+    return rows, dict(figures(rows))

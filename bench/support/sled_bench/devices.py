@@ -1,0 +1,126 @@
+"""A device as a bench replays it: recorded drafts, the edge's own choice of the draft length, and the time that drafting takes.
+
+As the edge does, it drafts ahead while a verdict is under way: the work is of use when the whole draft was accepted and the
+verdict's own token is the one that the draft model expected.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sled_bench.trace import DRAFT_TOKENS, Text
+from sled_speculation.draft_length import DraftLengthController, DraftLengthSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTiming:
+    """What a device and its way to the server take."""
+
+    name: str
+    token_seconds: float
+    round_trip_seconds: float
+    jitter: float = 0.1
+    """Both vary by this share, evenly."""
+
+
+class ReplayingDevice:
+    """One device with one text at a time, from `texts`. With `most_tokens` 0 it only asks for tokens, and the server sends
+    them without being asked again: no way back and forth lies between two of them.
+    """
+
+    def __init__(
+        self,
+        timing: DeviceTiming,
+        texts: Sequence[Text],
+        number: int,
+        most_tokens: int,
+        *,
+        heeds_hints: bool = True,
+    ) -> None:
+        self.timing = timing
+        self._texts = texts
+        self.text_number = number % len(texts)
+        self._most = most_tokens
+        self._heeds_hints = heeds_hints
+        self._rng = random.Random(number)
+        self._lengths = DraftLengthController(DraftLengthSettings(max_tokens=most_tokens))
+        self._hint = most_tokens
+        self._ahead = 0
+        self._drafted_for = 0.0
+        self._sent: tuple[int, ...] = ()
+        self.sure: tuple[float, ...] = ()
+        self.written = 0
+
+    @property
+    def text(self) -> Text:
+        """The text that it writes."""
+        return self._texts[self.text_number]
+
+    @property
+    def over(self) -> bool:
+        """Nothing of the text is left to draft."""
+        return self.written + 1 >= len(self.text.tokens)
+
+    def begin_next(self) -> None:
+        """Turn to another text."""
+        self.text_number = (self.text_number + 7) % len(self._texts)
+        self.written = self._ahead = 0
+
+    def draft(self) -> tuple[tuple[int, ...], float]:
+        """The next draft, and the seconds until the server has it."""
+        if not self._most:
+            self._sent = self.sure = ()
+            return (), 0.0
+        if not self.written:
+            # As the edge does: its draft model reads the prompt while the verifier does.
+            self._sent = self.sure = ()
+            self._drafted_for = 0.0
+            return (), self._varied(self.timing.round_trip_seconds)
+        text, at = self.text, self.written
+        left = len(text.tokens) - at
+        wanted = self._lengths.limit(self._hint if self._heeds_hints else None, left)
+        sure = text.confidences[at] if text.confidences else ()
+        count = min(wanted, 1)
+        while count < min(wanted, len(text.drafts[at])) and (
+            not sure or self._lengths.keep_drafting(sure[:count])
+        ):
+            count += 1
+        self._sent, self.sure = text.drafts[at][:count], tuple(sure[:count])
+        self._drafted_for = self._varied(max(0, count - self._ahead) * self.timing.token_seconds)
+        return self._sent, self._drafted_for + self._varied(self.timing.round_trip_seconds)
+
+    def take(
+        self, accepted: int, next_token: int, verified: int, hint: int, waited: float
+    ) -> tuple[int, ...]:
+        """What a verdict brought, `waited` seconds after the draft was with the server.
+
+        Raises:
+            ValueError: it is not the text.
+        """
+        output = (*self._sent[:accepted], next_token)
+        end = self.written + len(output)
+        if output != self.text.tokens[self.written : end]:
+            raise ValueError(f"not the text that the target is held to, at token {self.written}")
+        away = waited + self.timing.round_trip_seconds
+        self.written = end
+        self._hint = min(hint, self._most)
+        if self._most:
+            self._lengths.observe(
+                len(self._sent), accepted, self._drafted_for, away, self.sure, verified
+            )
+            self._ahead = self._drafted_ahead(accepted, next_token, away)
+        return output
+
+    def _drafted_ahead(self, accepted: int, next_token: int, away: float) -> int:
+        """Tokens of the next draft that are there already; the token that was expected had to be drafted, too."""
+        expected = self.text.drafts[self.written - 1][0]
+        if not self._sent or accepted < len(self._sent) or expected != next_token:
+            return 0
+        if not self.timing.token_seconds:
+            return DRAFT_TOKENS
+        return max(0, int(away / self.timing.token_seconds) - 1)
+
+    def _varied(self, seconds: float) -> float:
+        return seconds * (1 + self.timing.jitter * (2 * self._rng.random() - 1))

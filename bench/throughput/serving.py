@@ -1,0 +1,66 @@
+"""The arms that are measured on one verifier, turn by turn, at every load."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet import Arm, Fleet, Window
+
+from sled_bench.held_process import Case, HeldVerifier, ServerPolicy, held_verifier
+from sled_bench.trace import DRAFT_TOKENS, read
+
+PLAIN = Arm("no drafts", 0)
+SLED = Arm("sled", DRAFT_TOKENS, heeds_hints=True)
+FIXED = tuple(Arm(f"fixed {length}", length) for length in (1, 2, 4, 8))
+OFF = ServerPolicy(trim=False, meet_deadlines=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a case showed. `margins`: at each place where the target would have chosen otherwise, by how much in logits."""
+
+    windows: list[Window]
+    places: int
+    margins: list[float]
+
+
+def rounds_at(load: int) -> int:
+    """Rounds of a window: fewer where a step takes longer and more sequences tell more."""
+    return 12 if load < 8 else 8 if load == 8 else 6
+
+
+def turns_at(load: int) -> list[Arm]:
+    """Arms in mirrored order, so that a machine that slows down does so for both; drafts oftener where few texts are written."""
+    pairs = {1: 6, 2: 4, 4: 2}.get(load, 1)
+    more = {1: 6, 2: 4, 4: 2}.get(load, 0)
+    return [PLAIN, SLED, SLED, PLAIN] * pairs + [SLED] * more
+
+
+async def measured(case: Case, trace_file: Path, loads: Sequence[int]) -> Run:
+    """All arms at these loads."""
+    windows: list[Window] = []
+    async with held_verifier(case, trace_file, max(loads)) as verifier:
+        fleet = Fleet(verifier, read(trace_file).texts)
+        for load in loads:
+            await fleet.grow(load)
+            async for window in _at_load(fleet, verifier, case, load):
+                windows.append(window)
+                print(case.name, window, flush=True)
+        await fleet.close()
+    return Run(windows, verifier.places, verifier.margins)
+
+
+async def _at_load(
+    fleet: Fleet, verifier: HeldVerifier, case: Case, load: int
+) -> AsyncIterator[Window]:
+    rounds = rounds_at(load)
+    await fleet.window(SLED, rounds)
+    for arm in turns_at(load):
+        yield await fleet.window(arm, rounds)
+    await verifier.use(OFF)
+    for arm in FIXED:
+        if load * (arm.draft_tokens + 1) <= case.most_step_tokens:
+            yield await fleet.window(arm, max(4, rounds // 2))
+    await verifier.use(ServerPolicy())
