@@ -6,6 +6,7 @@ surface stands for the model, and drafts are right with a stated probability a t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,18 +21,22 @@ BATCH = 32
 """Sequences a step, of both servers, where a batch is bounded."""
 DRAFT_TOKENS = 4
 CENTRAL = Policy("central", 0, PLAIN)
-STATIC = Policy("static batching", DRAFT_TOKENS, PLAIN, static_batch=BATCH)
-DYNAMIC = Policy("dynamic batching", DRAFT_TOKENS, PLAIN)
+STATIC = Policy("static batching", DRAFT_TOKENS, PLAIN, static_batch=BATCH, fixed=True)
+DYNAMIC = Policy("dynamic batching", DRAFT_TOKENS, PLAIN, fixed=True)
 SLED = Policy("sled", 8, LoadSettings())
+FIRST = {CENTRAL: 450, STATIC: 900, SLED: 1200}
+"""Where the search for the capacity of each policy begins."""
 LOADS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 AT_ONCE = DeviceTiming("at once", 0.0, 0.0)
 FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
 """Assumed: a 0.5B model in 4 bits at 16 and 45 tokens a second, 50 ms from the server and back."""
 TOKENS_PER_SECOND = 4.0
-"""What a device must get: about as fast as people read."""
+"""What 95 % of the devices must get on average over `SECONDS`: about as fast as people read."""
 TOKEN_P95_SECONDS = 0.5
+"""A second, harder objective: 95 % of all tokens within this time, counted from verdict to verdict."""
+WARM_SECONDS, SECONDS = 4.0, 24.0
 TEXTS, TEXT_TOKENS = 16, 64
-GROWTH = 1.15
+GROWTH = 1.03
 """Capacity is found to this factor."""
 
 
@@ -51,33 +56,32 @@ def throughput(
             yield {**row, "ratio": done.tokens_per_second / plain}
 
 
-def carries(
-    texts: trace.Trace, surface: Roofline, policy: Policy, devices: int, bounded: bool
-) -> Outcome:
+def carries(texts: trace.Trace, surface: Roofline, policy: Policy, devices: int) -> Outcome:
     """A fleet of so many devices, half of each kind."""
     timings = [FLEET[n % len(FLEET)] for n in range(devices)]
-    most = {"step_sequences": BATCH} if bounded else {}
-    return VirtualFleet(texts, surface, policy, timings, **most).run(4.0, 24.0)
+    fleet = VirtualFleet(texts, surface, policy, timings, step_sequences=BATCH)
+    return fleet.run(WARM_SECONDS, SECONDS)
 
 
 def capacity(
-    texts: trace.Trace, surface: Roofline, policy: Policy, first: int, bounded: bool
+    texts: trace.Trace, policy: Policy, first: int, token_p95_seconds: float
 ) -> tuple[int, list[dict[str, Any]]]:
-    """The most devices that all get what they must, and the runs that showed it."""
+    """The most devices, `first` or more, that get what they must, and the runs that showed it."""
     rows: list[dict[str, Any]] = []
 
     def enough(devices: int) -> bool:
-        done = carries(texts, surface, policy, devices, bounded)
+        done = carries(texts, A100, policy, devices)
         slowest = done.rates[len(done.rates) // 20]
-        ok = slowest >= TOKENS_PER_SECOND and done.token_p95_seconds <= TOKEN_P95_SECONDS
-        row = _row("capacity" if bounded else "capacity, any batch", policy, devices, done)
+        ok = slowest >= TOKENS_PER_SECOND and done.token_p95_seconds <= token_p95_seconds
+        part = "capacity" if token_p95_seconds == math.inf else "capacity, token p95"
+        row = _row(part, policy, devices, done)
         rows.append({**row, "slowest_twentieth": slowest, "enough": int(ok)})
         print(rows[-1], flush=True)
         return ok
 
     low, high = 0, first
     while enough(high):
-        low, high = high, 2 * high
+        low, high = high, round(1.3 * high)
     while high - low > max(1, low * (GROWTH - 1)):
         middle = (low + high) // 2
         low, high = (middle, high) if enough(middle) else (low, middle)
@@ -107,13 +111,21 @@ def run(quick: bool) -> tuple[list[dict[str, Any]], dict[str, float | int | str]
     ratios = {r["devices"]: r["ratio"] for r in rows if r["policy"] == SLED.name}
     fixed = {r["devices"]: r["ratio"] for r in rows if r["policy"] == DYNAMIC.name}
     found: dict[str, int] = {}
-    policies = (CENTRAL, SLED) if quick else (CENTRAL, STATIC, SLED)
-    for policy in policies:
-        found[policy.name], more = capacity(texts, A100, policy, 400, bounded=True)
+    hard: dict[str, int] = {}
+    fed: dict[str, float] = {}
+    for policy, first in FIRST.items():
+        found[policy.name], more = capacity(texts, policy, first, math.inf)
+        fed[policy.name] = max(row["tokens_per_second"] for row in more)
         rows += more
+        if not quick:
+            hard[policy.name], more = capacity(texts, policy, first // 2, TOKEN_P95_SECONDS)
+            rows += more
     figures: dict[str, float | int | str] = {
         "throughput_ratio": ratios[BATCH] if BATCH in ratios else max(ratios.values()),
         "capacity_ratio": found[SLED.name] / found[CENTRAL.name],
+        "capacity_ratio_of_the_mean_device": fed[SLED.name] / fed[CENTRAL.name],
+        **({"capacity_ratio_with_token_p95": hard[SLED.name] / hard[CENTRAL.name]} if hard else {}),
+        "ratio_vs_static_batching": found[SLED.name] / found[STATIC.name],
         **{f"throughput_ratio_at_{load}_sequences": ratio for load, ratio in ratios.items()},
         **{f"fixed_length_ratio_at_{load}_sequences": ratio for load, ratio in fixed.items()},
         "worst_ratio_any_load": min(ratios.values()),

@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sled_bench.trace import DRAFT_TOKENS, Text
-from sled_speculation.draft_length import DraftLengthController, DraftLengthSettings
+from sled_speculation.draft_length import (
+    DraftLengthController,
+    DraftLengthPolicy,
+    DraftLengthSettings,
+    FixedDraftLength,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class DeviceTiming:
 
 class ReplayingDevice:
     """One device with one text at a time, from `texts`. With `most_tokens` 0 it only asks for tokens, and the server sends
-    them without being asked again: no way back and forth lies between two of them.
+    them without being asked again: no way back and forth lies between two of them. `fixed` drafts are all of that length.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class ReplayingDevice:
         most_tokens: int,
         *,
         heeds_hints: bool = True,
+        fixed: bool = False,
     ) -> None:
         self.timing = timing
         self._texts = texts
@@ -45,7 +51,9 @@ class ReplayingDevice:
         self._most = most_tokens
         self._heeds_hints = heeds_hints
         self._rng = random.Random(number)
-        self._lengths = DraftLengthController(DraftLengthSettings(max_tokens=most_tokens))
+        self._lengths: DraftLengthPolicy = FixedDraftLength(most_tokens)
+        if not fixed:
+            self._lengths = DraftLengthController(DraftLengthSettings(max_tokens=most_tokens))
         self._hint = most_tokens
         self._ahead = 0
         self._drafted_for = 0.0

@@ -44,6 +44,8 @@ class Policy:
     static_batch: int = 0
     """Wait until so many sequences are ready, at most `static_seconds`; 0 = begin at once."""
     static_seconds: float = 0.05
+    fixed: bool = False
+    """Devices draft the most tokens always; otherwise they choose."""
 
 
 class TraceEngine:
@@ -213,6 +215,7 @@ class VirtualFleet:
                     n,
                     policy.draft_tokens,
                     heeds_hints=policy.load.trim,
+                    fixed=policy.fixed,
                 ),
             )
             for n, timing in enumerate(timings)
