@@ -20,10 +20,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(HERE.parents[1] / "
 import echo  # noqa: E402
 import loopback  # noqa: E402
 import overhead  # noqa: E402
+import share  # noqa: E402
 import wire  # noqa: E402
 
 from sled_bench import report  # noqa: E402
-from sled_bench.models import DRAFTER, TARGET  # noqa: E402
+from sled_bench.models import DRAFTER, SMALL_TARGET, TARGET  # noqa: E402
 from sled_bench.surfaces import A100  # noqa: E402
 from sled_speculation.step_cost import StepShape  # noqa: E402
 
@@ -31,6 +32,7 @@ SEQUENCES = 64
 SHAPES = ((64, 1), (8, 8), (8, 32))
 """Devices and the sequences of each; every sequence has a draft in flight at any time."""
 WIRE_TEXTS = 6
+SHARE_ROUNDS = 12
 
 
 def engine(seconds: float) -> dict[str, float | int | str]:
@@ -48,6 +50,9 @@ def engine(seconds: float) -> dict[str, float | int | str]:
     step = A100(StepShape(SEQUENCES * (1 + overhead.DRAFT_TOKENS), SEQUENCES, SEQUENCES * 500))
     own_seconds = float(figures[f"own_milliseconds_per_step_at_{SEQUENCES}_sequences"]) / 1e3
     figures["own_percent_of_simulated_a100_step_at_64_sequences"] = 100 * own_seconds / step
+    threads = os.cpu_count() or 1
+    found = asyncio.run(share.of_a_step(SMALL_TARGET.gguf, threads, SEQUENCES, SHARE_ROUNDS))
+    figures |= {f"{key}_at_{SEQUENCES}_sequences": value for key, value in found.items()}
     best = 0.0
     for devices, sequences in SHAPES:
         found = asyncio.run(loopback.verifications(devices, sequences, seconds))

@@ -60,6 +60,7 @@ def main() -> int:
         "converged_p50_seconds": statistics.median(waits),
         "converged_worst_seconds": max(waits),
         "outage_seconds": found["outage_seconds"][0],
+        "operator_acted_after_outage_seconds": found["operator_seconds_after_outage"][0],
         "converged_after_outage_seconds": found["seconds_after_outage"][0],
         "kind": "measured",
         "machine": machine(),

@@ -23,3 +23,4 @@ class BenchModel:
 TARGET = BenchModel("qwen2.5-coder-1.5b-q4_k_m")
 DRAFTER = BenchModel("qwen2.5-coder-0.5b-q4_k_m")
 SMALL = BenchModel("smollm2-135m-q4_1")
+SMALL_TARGET = BenchModel("smollm2-135m-q8_0")
