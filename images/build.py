@@ -42,6 +42,8 @@ class Settings:
     """One build."""
 
     base: str
+    build_base: str
+    """For the stage that installs, which runs on this machine whatever the image is for."""
     python_version: str
     interpreter: str
     arch: str
@@ -131,7 +133,7 @@ def _image(name: str, own: Path, folder: Path, settings: Settings) -> Built:
 
 def _key(dockerfile: Path, own: Path, settings: Settings) -> str:
     inputs = [dockerfile, dockerfile.parent / "requirements.lock", HERE / "install.py", own]
-    words = (settings.base, settings.interpreter, settings.python_version)
+    words = (settings.base, settings.build_base, settings.interpreter, settings.python_version)
     return _digest(*(each.read_bytes() for each in inputs), *(word.encode() for word in words))
 
 
@@ -140,6 +142,7 @@ def _make(
 ) -> None:
     arguments = {
         "BASE": settings.base,
+        "BUILD_BASE": settings.build_base,
         "PYTHON": settings.interpreter,
         "VERSION": version(),
         "REVISION": revision(),
@@ -154,6 +157,9 @@ def _make(
     else:
         buildah = ["buildah", f"--storage-driver={settings.driver}"]
         isolation = ["--isolation=chroot", f"--timestamp={EPOCH}", "--pull=false"]
+        # Docker sets these two by itself
+        options += [f"--build-arg=BUILDPLATFORM=linux/{native_arch()}"]
+        options += [f"--build-arg=TARGETPLATFORM=linux/{settings.arch}"]
         _run([*buildah, "build", "--quiet", "--layers", *isolation, *options, str(context)])
         target = f"docker-archive:{partial}:{reference}"
         _run([*buildah, "push", "--quiet", reference, target])
@@ -209,6 +215,9 @@ def main() -> int:
         "names", nargs="*", metavar="IMAGE", help=f"of {', '.join((*IMAGES, *VARIANTS))}"
     )
     parser.add_argument("--base", default=DEFAULT_BASE, help="base image")
+    parser.add_argument(
+        "--build-base", help="base image of the build stage, for this machine; default: --base"
+    )
     parser.add_argument("--python-version", default="3.13", help="Python of the base image")
     parser.add_argument("--interpreter", default="/usr/local/bin/python3", help="where it lies")
     parser.add_argument("--arch", default=native_arch(), choices=("amd64", "arm64"))
@@ -220,6 +229,7 @@ def main() -> int:
         parser.error("a GPU variant needs --base: an image with CUDA and Python 3.11 or newer")
     settings = Settings(
         given.base,
+        given.build_base or given.base,
         given.python_version,
         given.interpreter,
         given.arch,

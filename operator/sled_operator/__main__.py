@@ -5,7 +5,9 @@ Exit status: 0 told to stop, 1 no access to a cluster or something unexpected, 2
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import dataclasses
 import logging
 import signal
 import sys
@@ -25,6 +27,7 @@ PAUSE_SECONDS = 1.0
 
 def main() -> None:
     """Entry point."""
+    _parser().parse_args()
     try:
         settings = from_environment()
     except InvalidSettings as error:
@@ -32,6 +35,19 @@ def main() -> None:
         sys.exit(2)
     log.configure(settings.log_level)
     sys.exit(asyncio.run(run(settings)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """There are no options: the chart sets the environment."""
+    known = [
+        f"  SLED_{field.name.upper():22} {field.default}" for field in dataclasses.fields(Settings)
+    ]
+    return argparse.ArgumentParser(
+        prog="sled-operator",
+        description="Reconciles SLEDServers and EdgeDrafters. Settings come from the environment:",
+        epilog="\n".join(["variables and their defaults:", *known]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 async def run(settings: Settings) -> int:

@@ -90,9 +90,15 @@ def provided() -> None:
 
 
 @pytest.fixture(scope="session")
-def bare(request: pytest.FixtureRequest, provided: None) -> Iterator[Site]:
+def progress(request: pytest.FixtureRequest) -> cluster_tools.Progress:
+    """Tells the person who waits."""
+    return _reporter(request.config)
+
+
+@pytest.fixture(scope="session")
+def bare(progress: cluster_tools.Progress, provided: None) -> Iterator[Site]:
     """Nodes, DNS and a shelf of models; nothing of SLED on them."""
-    with NodeCluster(_reporter(request.config)) as cluster:
+    with NodeCluster(progress) as cluster:
         site = Site(cluster)
         site.prepare(FIRST_NODES)
         yield site

@@ -8,6 +8,7 @@ Must not be published: it gets no updates.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -30,21 +31,59 @@ _UNREAD = (
 _EPOCH = "1700000000"
 
 
-def archive(progress: Progress) -> Path:
+def native_arch() -> str:
+    """This machine's architecture, as Debian and images name it."""
+    return "arm64" if platform.machine() in ("aarch64", "arm64") else "amd64"
+
+
+def foreign_arch() -> str:
+    """The other one of the two that images are built for."""
+    return "amd64" if native_arch() == "arm64" else "arm64"
+
+
+def reference(arch: str) -> str:
+    """Name of the base image of an architecture."""
+    return REFERENCE if arch == native_arch() else f"{REFERENCE}-{arch}"
+
+
+def archive(progress: Progress, arch: str) -> Path:
     """The root file system as a tar file, made when it is not in the cache."""
-    target = cache_folder().parent / "images" / f"base-{SUITE}-{VERSION}.tar"
+    suffix = "" if arch == native_arch() else f"-{arch}"
+    target = cache_folder().parent / "images" / f"base-{SUITE}-{VERSION}{suffix}.tar"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        progress(f"making a base image from Debian {SUITE}, once (about two minutes)")
+        progress(f"making a base image from Debian {SUITE} for {arch}, once (about two minutes)")
         with tempfile.TemporaryDirectory(prefix="sled-base-") as scratch:
-            _make(Path(scratch), target)
+            root = Path(scratch) / "root"
+            (_bootstrap if arch == native_arch() else _unpack)(root, arch)
+            _pack(root, target)
     return target
 
 
-def _make(scratch: Path, target: Path) -> None:
-    root = scratch / "root"
-    command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", SUITE]
-    _run([*command, str(root), _MIRROR])
+def _bootstrap(root: Path, arch: str) -> None:
+    command = ["debootstrap", "--variant=minbase", f"--arch={arch}", f"--include={_PACKAGES}"]
+    _run([*command, SUITE, str(root), _MIRROR])
+
+
+def _unpack(root: Path, arch: str) -> None:
+    """The packages' files, without the scripts that configure them: those would have to run here."""
+    command = ["debootstrap", "--foreign", "--variant=minbase", f"--arch={arch}"]
+    _run([*command, f"--include={_PACKAGES}", SUITE, str(root), _MIRROR])
+    for package in sorted((root / "var/cache/apt/archives").glob("*.deb")):
+        content = subprocess.run(
+            ["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, check=True
+        ).stdout
+        tar = ["tar", "--extract", "--keep-directory-symlink", f"--directory={root}"]
+        subprocess.run(tar, input=content, check=True)
+    (root / "proc").unlink()
+    (root / "proc").mkdir()
+    shutil.rmtree(root / "debootstrap")
+    trusted = (root / "usr/share/ca-certificates").glob("**/*.crt")
+    bundle = b"".join(each.read_bytes() for each in sorted(trusted))
+    (root / "etc/ssl/certs/ca-certificates.crt").write_bytes(bundle)
+
+
+def _pack(root: Path, target: Path) -> None:
     for folder in _UNREAD:
         shutil.rmtree(root / folder, ignore_errors=True)
         (root / folder).mkdir(parents=True)
@@ -54,20 +93,22 @@ def _make(scratch: Path, target: Path) -> None:
     os.replace(partial, target)
 
 
-def load(driver: str, progress: Progress) -> str:
+def load(driver: str, progress: Progress, arch: str | None = None) -> str:
     """Make the base known to buildah; returns its reference. Run as it is, it sleeps: a pause image."""
+    arch = arch or native_arch()
+    name = reference(arch)
     buildah = ["buildah", f"--storage-driver={driver}"]
-    known = subprocess.run([*buildah, "inspect", "--type=image", REFERENCE], capture_output=True)
+    known = subprocess.run([*buildah, "inspect", "--type=image", name], capture_output=True)
     if known.returncode != 0:
-        tar = archive(progress)
+        tar = archive(progress, arch)
         with tempfile.TemporaryDirectory(dir=tar.parent) as context:
             os.link(tar, Path(context) / "base.tar")
             (Path(context) / "Dockerfile").write_text(
                 'FROM scratch\nADD base.tar /\nENTRYPOINT ["/usr/bin/sleep", "infinity"]\n'
             )
-            options = ["--isolation=chroot", f"--timestamp={_EPOCH}", f"--tag={REFERENCE}"]
-            _run([*buildah, "build", "--quiet", *options, context])
-    return REFERENCE
+            options = ["--isolation=chroot", f"--timestamp={_EPOCH}", f"--tag={name}"]
+            _run([*buildah, "build", "--quiet", f"--platform=linux/{arch}", *options, context])
+    return name
 
 
 def _run(command: list[str]) -> None:

@@ -32,21 +32,28 @@ def archives(progress: Progress) -> list[Path]:
 
 
 def _archives(progress: Progress) -> list[Path]:
-    build = _builder()
     reference = node_base.load(DRIVER, progress)
+    built = project_images(progress, node_base.native_arch())
+    return [_pause(reference), _coredns(), *built]
+
+
+def project_images(progress: Progress, arch: str) -> list[Path]:
+    """Archives of the project's images for an architecture, on a base of our own."""
+    build = _builder()
+    build_base = node_base.load(DRIVER, progress)
     settings = build.Settings(
-        base=reference,
+        base=node_base.load(DRIVER, progress, arch),
+        build_base=build_base,
         python_version=node_base.PYTHON_VERSION,
         interpreter=node_base.INTERPRETER,
-        arch=build.native_arch(),
+        arch=arch,
         tool="buildah",
         driver=DRIVER,
         out=build.default_cache(),
         cache=build.default_cache(),
     )
-    progress("building the project's images (what is unchanged is taken from the cache)")
-    built = [image.archive for image in build.build(build.IMAGES, settings)]
-    return [_pause(reference), _coredns(), *built]
+    progress(f"building the project's images for {arch} (what is unchanged is in the cache)")
+    return [image.archive for image in build.build(build.IMAGES, settings)]
 
 
 def _pause(reference: str) -> Path:

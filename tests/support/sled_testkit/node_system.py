@@ -27,6 +27,7 @@ PROGRAMS = {
     "ethtool": "ethtool",
     "socat": "socat",
     "nsenter": "util-linux",
+    "qemu-aarch64-static": "qemu-user-static",
 }
 _PLUGINS = Path("/usr/lib/cni/bridge")
 HOW_TO = (

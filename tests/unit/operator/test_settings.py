@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from sled_operator.__main__ import main
 from sled_operator.log import JsonFormatter
 from sled_operator.metrics import Metrics
-from sled_operator.settings import InvalidSettings, from_environment
+from sled_operator.settings import InvalidSettings, Settings, from_environment
 
 
 def test_defaults_and_overrides() -> None:
@@ -56,3 +57,14 @@ def test_looks_are_counted_by_kind_and_result() -> None:
     value = metrics.registry.get_sample_value
     labels = {"kind": "SLEDServer", "result": "Retry"}
     assert value("sled_operator_reconciles_total", labels) == 1
+
+
+def test_help_names_every_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sled-operator", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"SLED_{name.upper()} " in shown for name in Settings.__slots__)
