@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from sled_testkit.e2e_record import Record, Stopwatch
+from sled_testkit.e2e_record import OUTAGE, Record, Stopwatch
 from sled_testkit.e2e_site import Site, wait_until
 from sled_testkit.e2e_specs import DRAFTER, PROMPT, SYSTEM, drafter_spec
 
-OUTAGE_SECONDS = float(os.environ.get("SLED_E2E_OUTAGE_SECONDS", "30"))
+OUTAGE_SECONDS = float(os.environ.get(OUTAGE, "30"))
 LONG = 96
 OPERATOR = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments/sled-operator"
 

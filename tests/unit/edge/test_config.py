@@ -35,6 +35,7 @@ LEAST = "deviceId: pi-1\nverifiers: ['10.0.0.7:7000']\n"
 def test_every_setting_is_read() -> None:
     config = parse_config(WHOLE)
     assert config.device_class == "pi5"
+    assert config.offline.patience_seconds == 90.0
     assert config.verifiers == ("10.0.0.7:7000", "[fd00::1]:7000")
     assert config.tls is not None
     assert config.tls.ca_file == Path("/etc/sled/ca.crt")
