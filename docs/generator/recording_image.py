@@ -25,7 +25,8 @@ def image(recording: Path) -> str:
     width = round(_LEFT + _CHARACTER * int(header["width"])) + 12
     height = _LINE * (len(lines) + 1) + 6
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img">',
         f"<title>{escape(header['title'])}</title>",
         f'<style>{_STYLE}</style><rect width="100%" height="100%" rx="6" fill="#1c2029"/>',
     ]

@@ -37,6 +37,10 @@ SCENARIOS = {
         "the same",
         "from its return until the operator has acted",
     ),
+    "api_server_away_controllers": (
+        "the same",
+        "from its return until Kubernetes' controllers have acted on that",
+    ),
     "device_cut_off": (
         "a device is cut off, writes on by its offline policy, marked as unverified",
         "from the link's return to verified text",

@@ -44,6 +44,7 @@ def test_the_operator_is_away(site: Site, record: Record) -> None:
 
 def test_the_api_server_is_away(site: Site, record: Record) -> None:
     verifiers = site.pod_identities()["verifier"]
+    before = [pod["metadata"]["uid"] for pod in site.drafters()]
     reply = site.ask("pi4", PROMPT, LONG)
     reply.wait_tokens(4)
     site.cluster.plane.stop_apiserver()
@@ -58,6 +59,8 @@ def test_the_api_server_is_away(site: Site, record: Record) -> None:
     site.apply("EdgeDrafter", DRAFTER, drafter_spec(sequences=4))
     site.wait_seen("EdgeDrafter", DRAFTER)
     record.passed("api_server_away_operator", watch.seconds())
+    wait_until(lambda: site.new_drafters(before) == len(before))
+    record.passed("api_server_away_controllers", watch.seconds())
     site.wait_ready("EdgeDrafter", DRAFTER)
     record.passed("api_server_away", watch.seconds())
     assert site.pod_identities()["verifier"] == verifiers, "the verifier was restarted"

@@ -9,10 +9,9 @@ import pytest
 
 from sled_testkit.e2e_record import Record
 from sled_testkit.e2e_site import Site, node_of
-from sled_testkit.e2e_specs import PODS, PROMPT, SERVER, SYSTEM
+from sled_testkit.e2e_specs import DEVICES, PODS, PROMPT, SERVER, SYSTEM
 
 LONG = 96
-DEVICES = ("pi4", "pi5", "orin")
 FIRST, SECOND = "gpu-1", "gpu-2"
 
 
@@ -27,7 +26,9 @@ def far_from_the_operator(site: Site) -> Iterator[None]:
         site.api.delete(f"{PODS}/{pod['metadata']['name']}")
         site.wait_replaced(pod)
         site.cluster.plane.kubectl("uncordon", SECOND)
+    site.wait_devices(DEVICES)
     yield
+    site.machine(FIRST).pull_plug()
     site.boot_server(FIRST)
 
 

@@ -11,6 +11,7 @@ from sled_testkit.cluster_api import Object
 from sled_testkit.e2e_record import Record, Stopwatch
 from sled_testkit.e2e_site import Site, wait_until
 from sled_testkit.e2e_specs import (
+    DEVICES,
     DRAFTER,
     LARGE,
     PROMPT,
@@ -21,7 +22,6 @@ from sled_testkit.e2e_specs import (
 )
 from sled_testkit.e2e_verifiers import Load
 
-DEVICES = ("pi4", "pi5", "orin")
 TOKENS = 24
 """Few enough to be written while a device that changes its draft model finishes what it has."""
 SPOILED = "spoiled"

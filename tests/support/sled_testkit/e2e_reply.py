@@ -20,7 +20,7 @@ class ClientFailed(RuntimeError):
     """The application on the device got an error instead of its text; the message is what it printed."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reply:
     """What an application on a device received, as it arrived."""
 

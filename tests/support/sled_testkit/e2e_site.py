@@ -164,6 +164,10 @@ class Site:
         """The pods on devices."""
         return self.pods(**{"sled.dev/drafter": DRAFTER})
 
+    def new_drafters(self, known: Sequence[str]) -> int:
+        """Pods on devices that are none of these, whatever state they are in."""
+        return sum(pod["metadata"]["uid"] not in known for pod in self.drafters())
+
     def wait_fleet(self, drafts: dict[str, str]) -> None:
         """Wait until each device has a ready pod with this draft model, and no other pod."""
 
@@ -222,6 +226,10 @@ class Site:
             except ClientFailed:
                 if reply.tokens or time.monotonic() > deadline:
                     raise
+
+    def wait_devices(self, devices: Sequence[str]) -> None:
+        """Wait until these devices take requests, as after a change of their verifier."""
+        wait_until(lambda: all(self.get(device, "/readyz")[0] == 200 for device in devices))
 
     def ready_verifiers(self) -> int:
         """Verifiers that serve."""

@@ -13,6 +13,8 @@ RESOURCES = f"/apis/sled.dev/v1alpha1/namespaces/{FLEET}"
 PODS = f"/api/v1/namespaces/{FLEET}/pods"
 SERVER, DRAFTER = "target", "fleet"
 TARGET, SMALL, LARGE = "smollm2-135m-q8_0", "smollm2-135m-q4_0", "smollm2-135m-q4_1"
+DEVICES = ("pi4", "pi5", "orin")
+"""All of them, once each has joined."""
 PROMPT = "one, two, three,"
 GPU = {"nvidia.com/gpu": "1"}
 

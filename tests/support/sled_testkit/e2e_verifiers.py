@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -73,18 +74,27 @@ class Load:
     ) -> None:
         self._may_be_refused = may_be_refused
         self._site = site
+        self._each = each
         self._prompt = prompt
         self._most_tokens = most_tokens
         self._running = [(device, self._ask(device)) for device in devices for _ in range(each)]
         self._ended: list[Reply] = []
 
     def keep_up(self) -> None:
-        """Replace what has ended."""
-        for place, (device, reply) in enumerate(self._running):
-            if reply.closed:
-                if reply.tokens or not self._may_be_refused:
-                    self._ended.append(reply)
-                self._running[place] = (device, self._ask(device))
+        """Replace what has ended, up to the wanted number on each device."""
+        ended = [(device, reply) for device, reply in self._running if reply.closed]
+        self._running = [each for each in self._running if each not in ended]
+        busy = Counter(device for device, _ in self._running)
+        for device, reply in ended:
+            if reply.tokens or not self._may_be_refused:
+                self._ended.append(reply)
+            if busy[device] < self._each:
+                self._running.append((device, self._ask(device)))
+                busy[device] += 1
+
+    def shrink(self, each: int) -> None:
+        """From now on so many texts at once on a device; those that run go on."""
+        self._each = each
 
     def finish(self) -> list[Reply]:
         """Ask no more; all texts, once the last has ended."""

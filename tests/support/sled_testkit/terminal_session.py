@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-COLUMNS, LINES = 156, 36
+COLUMNS, LINES = 172, 36
 PROMPT = "$ "
 _IDLE_SECONDS = 2.0
 """A player skips what takes longer than this without output."""
