@@ -44,6 +44,19 @@ SHOWN = (
         "sampled_acceptance_ratio",
         "Acceptance with compressed distributions over full ones, temperature 1",
     ),
+    ("operator", "list_seconds", "5,000 simulated nodes: seconds to list and index"),
+    ("operator", "assign_seconds", "the same: seconds until every node has its draft model"),
+    ("operator", "join_p99_seconds", "the same: a node joins, its pod is bound, p99 of 100, s"),
+    ("operator", "rss_mb", "the same: memory of the operator, MB"),
+    ("operator", "idle_core_percent", "the same: idle, % of a core"),
+    ("operator", "idle_writes", "the same: writes in 5 idle minutes, but for the lease"),
+    ("recovery", "converged_worst_seconds", "Operator killed {kills} times: worst time to Ready, s"),
+    (
+        "recovery",
+        "operator_acted_after_outage_seconds",
+        "API server away for 60 s: until the operator acts again, s",
+    ),
+    ("e2e", "tokens_lost", "`make e2e`, {scenarios} scenarios: tokens lost, of {tokens_compared}"),
     (
         "simulated_a100",
         "throughput_ratio",
@@ -63,7 +76,7 @@ def block(results: Path) -> str:
     for name, figure, label in SHOWN:
         data: dict[str, Any] = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         rows = data.get(figure.rsplit("_rows_", 1)[0].rsplit("_argmax_", 1)[0] + "_rows", "")
-        text = label.format(texts=data.get("texts", ""), rows=f"{rows} rows")
+        text = label.format_map({**data, "rows": f"{rows} rows"})
         about = f"{data['kind']} | {data['machine']} | `{data['commit'].split('+')[0][:12]}`"
         lines.append(f"| {text} | {data[figure]} | {about} |")
     return "\n".join(lines)
