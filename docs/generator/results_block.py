@@ -50,7 +50,11 @@ SHOWN = (
     ("operator", "rss_mb", "the same: memory of the operator, MB"),
     ("operator", "idle_core_percent", "the same: idle, % of a core"),
     ("operator", "idle_writes", "the same: writes in 5 idle minutes, but for the lease"),
-    ("recovery", "converged_worst_seconds", "Operator killed {kills} times: worst time to Ready, s"),
+    (
+        "recovery",
+        "converged_worst_seconds",
+        "Operator killed {kills} times: worst time to Ready, s",
+    ),
     (
         "recovery",
         "operator_acted_after_outage_seconds",
