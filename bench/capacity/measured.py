@@ -18,12 +18,12 @@ from sled_bench.trace import DRAFT_TOKENS, Text, read
 PI4 = DeviceTiming("pi4", 0.200, 0.050)
 FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
 """Assumed: a 0.5B model in 4 bits at 5, 16 and 45 tokens a second, 50 ms from the server and back."""
-SIZES = (4, 8, 12, 16, 24)
+SIZES = (4, 8, 12)
 STATIC_BATCH = 8
 RATES = (7.0, 4.0)
 """Output tokens a second that a device must get on average: nearly what one device alone gets of this server, and reading pace."""
 TOKEN_P95_SECONDS = 0.5
-WARM_SECONDS, SECONDS = 6.0, 12.0
+WARM_SECONDS, SECONDS = 5.0, 11.0
 TEXT_TOKENS = 128
 
 
@@ -44,7 +44,6 @@ STATIC = Serving(
     ServerPolicy(trim=False, meet_deadlines=False, static=STATIC_BATCH),
 )
 DYNAMIC = Serving("dynamic batching", DRAFT_TOKENS, PLAIN)
-DEADLINES = Serving("deadlines, no trimming", DRAFT_TOKENS, ServerPolicy(trim=False))
 SLED = Serving("sled", DRAFT_TOKENS, ServerPolicy())
 
 
@@ -52,7 +51,7 @@ async def curves(quick: bool) -> list[dict[str, Any]]:
     """One row for each way of serving and size of the fleet."""
     trace = recording.recorded(TARGET, DRAFTER, recording.own_prompts(), TEXT_TOKENS)
     sizes = SIZES[:3] if quick else SIZES
-    ways = (CENTRAL, STATIC, SLED) if quick else (CENTRAL, SLED, STATIC, DYNAMIC, DEADLINES)
+    ways = (CENTRAL, STATIC, SLED) if quick else (CENTRAL, SLED, STATIC, DYNAMIC)
     rows: list[dict[str, Any]] = []
     texts = read(trace).texts
     async with held_verifier(Case("capacity", "vllm", TARGET), trace, max(sizes)) as verifier:

@@ -120,6 +120,9 @@ class StepCostEstimate:
             surprise = seconds / (self._pace * max(self._cost.seconds(shape), _SHORTEST))
             self._pace *= min(max(surprise, 1 / _OUTLIER), _OUTLIER) ** _PACE_STEP
             seconds /= self._pace
+            if not 1 / _NEWS < surprise < _NEWS:
+                # The curve is wrong here, perhaps because it was only carried on from afar.
+                self._unfitted += _NEWS_STEPS
         key = (bisect.bisect_right(KNOTS, shape.tokens), max(shape.sequences, 1).bit_length())
         cell = self._cells.get(key)
         if cell is None:
@@ -254,6 +257,8 @@ _KNOT_ARRAY = np.array(KNOTS, dtype=np.float64)
 _CELL_STEP = 0.05
 _PACE_STEP = 0.05
 _OUTLIER = 3.0
+_NEWS = 1.3
+_NEWS_STEPS = 64
 _SHORTEST = 1e-7
 _FIT_EVERY_STEPS = 32
 _MOST_UNFITTED_STEPS = 256

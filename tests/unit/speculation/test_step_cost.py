@@ -129,3 +129,25 @@ def test_a_cost_by_hand() -> None:
     assert cost.seconds(StepShape(10, 2, 1000)) == pytest.approx(0.02 + 0.004 + 0.001)
     assert cost.seconds(StepShape(8192, 1, 0)) == pytest.approx(0.01 + 8.192 + 0.002)
     assert cost.seconds(StepShape(0, 0, 0)) == 0.0
+
+
+def test_a_few_steps_correct_what_was_carried_on_from_afar() -> None:
+    def true(tokens: int) -> float:
+        return 0.2 + 0.001 * tokens + (0.02 * (tokens - 40) if tokens > 40 else 0)
+
+    estimate = StepCostEstimate()
+    for _ in range(300):
+        for sequences in (1, 2, 4, 8):
+            for length in (1, 2, 5):
+                tokens = sequences * length
+                estimate.observe(StepShape(tokens, sequences, 50 * sequences), true(tokens))
+    far = StepShape(144, 16, 800)
+    before = estimate.cost()
+    assert before is not None
+    assert before.seconds(far) < 0.5 * true(144)
+    for _ in range(6):
+        estimate.observe(far, true(144))
+        estimate.cost()
+    after = estimate.cost()
+    assert after is not None
+    assert after.seconds(far) > 0.7 * true(144)
