@@ -40,25 +40,14 @@ SHOWN = (
     ("throughput", "ratio_at_8_sequences", "The same, 8 sequences"),
     (
         "throughput",
-        "small_target_ratio_at_4_sequences",
-        "SmolLM2-135M in bf16 on vLLM, drafts made up, 4 sequences",
-    ),
-    (
-        "throughput",
         "worst_ratio_any_load",
-        "The least of all backends and loads, 1 to 64 sequences",
+        "The same, the least of 1 to 64 sequences",
     ),
     (
         "throughput",
         "share_of_limit",
-        "The least share of what machine and acceptance allow, of all backends and loads",
+        "The same, the least share of what machine and acceptance allow",
     ),
-    (
-        "capacity",
-        "ratio_vs_central",
-        "Devices at 7 tokens/s on that vLLM over central serving",
-    ),
-    ("capacity", "ratio_vs_static_batching", "The same over static batching"),
     ("engine", "verifications_per_second", "Fake engine, gRPC on loopback: verifications a second"),
     (
         "engine",

@@ -165,8 +165,18 @@ def fit(cells: Sequence[_Cell]) -> StepCost:
     found = _non_negative(
         np.vstack([matrix, smooth]), np.concatenate([target, np.zeros(len(smooth))])
     )
-    curve = np.cumsum(found[: len(KNOTS)])
+    curve = _carried_on(np.cumsum(found[: len(KNOTS)]), max(cell.tokens for cell in cells))
     return StepCost(curve, float(found[-2]), float(found[-1]) / _CONTEXT_UNIT)
+
+
+def _carried_on(curve: NDArray[np.float64], most_tokens: float) -> NDArray[np.float64]:
+    """The curve with no lower slope beyond what was seen than it had on average over the last three quarters of it: the last
+    stretch alone may be flat by chance, and long drafts would look free.
+    """
+    seen, before = np.interp([most_tokens, most_tokens / 4], _KNOT_ARRAY, curve)
+    slope = (seen - before) / (0.75 * most_tokens)
+    least = seen + slope * (_KNOT_ARRAY - most_tokens)
+    return np.where(most_tokens < _KNOT_ARRAY, np.maximum(curve, least), curve)
 
 
 def _basis(cell: _Cell) -> NDArray[np.float64]:

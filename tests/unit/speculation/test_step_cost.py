@@ -151,3 +151,28 @@ def test_a_few_steps_correct_what_was_carried_on_from_afar() -> None:
     after = estimate.cost()
     assert after is not None
     assert after.seconds(far) > 0.7 * true(144)
+
+
+def test_beyond_what_was_seen_it_does_not_turn_flat_by_chance() -> None:
+    for seed in range(20):
+        rng = random.Random(seed)
+        estimate = StepCostEstimate()
+        for tokens in (1, 2, 4, 8, 16, 32, 48, 64):
+            # All of one shape are off alike, as on a machine with other work.
+            factor = rng.uniform(0.85, 1.15)
+            for _ in range(20):
+                estimate.observe(StepShape(tokens, 8, 0), factor * (0.1 + 0.01 * tokens))
+        cost = estimate.cost()
+        assert cost is not None
+        rise = cost.seconds(StepShape(256, 8, 0)) - cost.seconds(StepShape(64, 8, 0))
+        assert rise > 0.6 * 0.01 * 192
+
+
+def test_a_machine_that_is_flat_stays_flat() -> None:
+    estimate = StepCostEstimate()
+    for _ in range(20):
+        for tokens in (1, 2, 4, 8, 16, 32, 64):
+            estimate.observe(StepShape(tokens, 1, 0), 0.02)
+    cost = estimate.cost()
+    assert cost is not None
+    assert cost.seconds(StepShape(256, 1, 0)) < 0.022
