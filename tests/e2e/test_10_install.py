@@ -28,6 +28,10 @@ def test_each_device_drafts_with_the_model_that_fits_its_memory(site: Site) -> N
     }
 
 
+def test_the_charts_own_test_passes(site: Site) -> None:
+    assert "Succeeded" in site.helm.run("test", "sled", "-n", SYSTEM, "--timeout", "120s")
+
+
 @pytest.mark.parametrize("namespace", [SYSTEM, FLEET])
 def test_the_namespaces_enforce_restricted_pods(site: Site, namespace: str) -> None:
     spec = {"hostNetwork": True, "containers": [{"name": "a", "image": "localhost/none"}]}

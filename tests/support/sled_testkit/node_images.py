@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -37,8 +38,12 @@ def _archives(progress: Progress) -> list[Path]:
     return [_pause(reference), _coredns(), *built]
 
 
-def project_images(progress: Progress, arch: str) -> list[Path]:
-    """Archives of the project's images for an architecture, on a base of our own."""
+def project_images(
+    progress: Progress, arch: str, names: Sequence[str] = (), out: Path | None = None
+) -> list[Path]:
+    """Archives of the project's images for an architecture, on a base of our own; `out` is another
+    folder than the cache, where nothing is found.
+    """
     build = _builder()
     build_base = node_base.load(DRIVER, progress)
     settings = build.Settings(
@@ -49,11 +54,11 @@ def project_images(progress: Progress, arch: str) -> list[Path]:
         arch=arch,
         tool="buildah",
         driver=DRIVER,
-        out=build.default_cache(),
+        out=out or build.default_cache(),
         cache=build.default_cache(),
     )
     progress(f"building the project's images for {arch} (what is unchanged is in the cache)")
-    return [image.archive for image in build.build(build.IMAGES, settings)]
+    return [image.archive for image in build.build(names or build.IMAGES, settings)]
 
 
 def _pause(reference: str) -> Path:
