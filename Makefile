@@ -12,7 +12,7 @@ INSTALL := $(NO_VENV_PIP) $(BIN)/python -m pip install --quiet
 DEV     := $(VENV)/.dev-installed
 CLI     := $(VENV)/.cli-installed
 GENERATED := $(VENV)/generated
-ENGINE_TESTS := $(wildcard tests/vllm/small tests/vllm/trained tests/vllm/options tests/torch tests/openai)
+ENGINE_TESTS := $(wildcard tests/vllm/small tests/vllm/trained tests/vllm/options tests/vllm/guided tests/torch tests/openai)
 FORMATTED := protocol speculation llamacpp verifier edge operator cli tests bench docs images
 
 .DEFAULT_GOAL := help

@@ -91,6 +91,7 @@ class FakeGenerator:
     unverified_rounds: frozenset[int] = frozenset()
     hold_after_rounds: int | None = None
     is_ready: bool = True
+    can_guide: bool | None = False
     release: asyncio.Event = field(default_factory=asyncio.Event)
     requests: list[GenerationRequest] = field(default_factory=list)
     active: int = 0
@@ -130,6 +131,10 @@ class FakeGenerator:
     def context_tokens(self) -> int:
         """The configured `context`."""
         return self.context
+
+    def guides(self) -> bool | None:
+        """The `can_guide` switch."""
+        return self.can_guide
 
     async def started(self) -> None:
         """Wait until a generation was asked for."""

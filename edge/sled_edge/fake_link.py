@@ -97,6 +97,8 @@ class FakeLink:
     context_tokens: int = 4096
     max_draft_tokens: int = 16
     max_sequences: int = 0
+    guides: bool = False
+    """Says that it guides, and passes over guides."""
     hint: int = 16
     delay_seconds: float = 0.0
     outage: bool = False
@@ -133,6 +135,7 @@ class FakeLink:
             max_sequences=self.max_sequences,
             end_tokens=ends,
             replica="fake",
+            guides=self.guides,
         )
         return LinkState(target, None, self._connections)
 

@@ -87,6 +87,10 @@ class TokenGenerator(Protocol):
         """Tokens that prompt and output may have together."""
         ...
 
+    def guides(self) -> bool | None:
+        """Whether the target's output can be guided (`SamplingParams.guide`); None before a verifier was reached."""
+        ...
+
 
 class Tokenizer(Protocol):
     """The vocabulary that device and target share; shipped fake: `sled_edge.fake_generation.ByteTokenizer`."""

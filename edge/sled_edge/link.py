@@ -18,6 +18,8 @@ from typing import Protocol
 from sled_protocol.distribution import DraftDistribution
 from sled_speculation.sampling import SamplingParams
 
+CANNOT_GUIDE = "the verifier's backend cannot guide output"
+
 
 class LinkError(Exception):
     """A round has no verdict. `reason` is the wire's refusal name in lower case, or `unavailable`."""
@@ -53,6 +55,8 @@ class Target:
     exactness: str = ""
     replica: str = ""
     endpoint: str = ""
+    guides: bool = False
+    """Output can be guided."""
 
 
 @dataclass(frozen=True, slots=True)

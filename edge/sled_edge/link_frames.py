@@ -92,6 +92,7 @@ def target_of(model: pb.Model, replica: str, endpoint: str) -> Target:
         exactness=model.exactness,
         replica=replica,
         endpoint=endpoint,
+        guides=model.guides,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sled_edge.link import (
+    CANNOT_GUIDE,
     LinkState,
     RoundDraft,
     RoundVerdict,
@@ -156,6 +157,7 @@ class ResilientLink:
         fresh_tokens = 0
         if place.stream is not stream:
             self._leave(place)
+            _check_guide(view, stream.target)
             place.stream, place.wire_id = stream, stream.new_wire_id()
             frames.append(open_frame(place.wire_id, view))
             fresh_tokens = len(view.prompt_tokens) + sent.committed_length
@@ -213,6 +215,16 @@ class ResilientLink:
         if place.stream is not None:
             place.stream.post(close_frame(place.wire_id))
             place.stream = None
+
+
+def _check_guide(view: SequenceView, target: Target) -> None:
+    """A verifier that does not know guides would pass over one, so it is never sent there.
+
+    Raises:
+        SequenceRefused: the sequence is guided, and this target cannot do that.
+    """
+    if view.sampling.guide is not None and not target.guides:
+        raise SequenceRefused("invalid_sampling", CANNOT_GUIDE)
 
 
 def _verdict(message: pb.Verdict, attempt: _Attempt, target: Target) -> RoundVerdict:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from sled_edge.config import DraftingMode, OfflinePolicy
 from sled_edge.draft_worker import DraftWorker
 from sled_edge.generation import Delta, GenerationError, GenerationRequest
-from sled_edge.link import Link, Target
+from sled_edge.link import CANNOT_GUIDE, Link, Target
 from sled_edge.log import fields
 from sled_edge.offline import OfflineSwitch, OfflineTiming, serves_alone, serves_now
 from sled_edge.rounds import Generation, RoundContext
@@ -125,6 +125,11 @@ class SpeculationLoop:
         target = self._target()
         return target.context_tokens if target is not None else self._settings.context_tokens
 
+    def guides(self) -> bool | None:
+        """See `TokenGenerator.guides`."""
+        target = self._target()
+        return target.guides if target is not None else None
+
     def refuse_new(self) -> None:
         """From now on new requests, and those in line, are refused with `draining`; running ones go on."""
         self._draining = True
@@ -170,7 +175,9 @@ class SpeculationLoop:
         context = RoundContext(
             self._link, self._worker, settings.mode, self._rules, settings.draft_ahead
         )
-        switch = OfflineSwitch(self._alone, settings.offline)
+        # The draft model knows no guide: better no text than another than was asked for.
+        alone = self._alone and session.sampling.guide is None
+        switch = OfflineSwitch(alone, settings.offline)
         return Generation(session, context, switch, make())
 
     def _learn(self, generation: Generation) -> None:
@@ -222,6 +229,8 @@ class SpeculationLoop:
             raise GenerationError(
                 "prompt_too_long", f"the prompt has {len(prompt)} tokens; there is room for {room}"
             )
+        if request.sampling.guide is not None and self.guides() is False:
+            raise GenerationError("invalid_sampling", CANNOT_GUIDE)
         match = self._settings.mode is DraftingMode.MATCH
         mode = AcceptanceMode.MATCH if match else AcceptanceMode.REJECTION
         try:

@@ -40,6 +40,9 @@ MAX_SEQUENCE_TOKENS: Final = 262_144
 MAX_DRAFT_PROBS_BYTES: Final = WIRE_MAX_DRAFT_TOKENS * (2 + MAX_DRAFT_PROBS * 5)
 """A packed blob of draft distributions: per token a count of two bytes at most, per entry a code and an id."""
 
+MAX_SCHEMA_BYTES: Final = 16 * 1024
+"""`Guide.json_schema` in UTF-8."""
+
 MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
 """Any serialised message. Holds the largest `Open` (5 bytes a token) and a tokenizer chunk with room to spare."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import json
 import math
 from dataclasses import dataclass
+
+from sled_protocol.limits import MAX_SCHEMA_BYTES
 
 
 class AcceptanceMode(enum.Enum):
@@ -18,6 +21,37 @@ class AcceptanceMode(enum.Enum):
 
 class InvalidSampling(ValueError):
     """A sampling parameter is outside its range; the message names the field and the range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What the whole output must be: a JSON value that a schema allows, or with None any JSON object.
+
+    Says nothing about whether an engine can follow the schema; engines refuse what they cannot.
+
+    Raises:
+        InvalidSampling: the schema is too long, or is no JSON object.
+    """
+
+    json_schema: str | None = None
+    """JSON text."""
+
+    def __post_init__(self) -> None:
+        if self.json_schema is None:
+            return
+        size = len(self.json_schema.encode())
+        if size > MAX_SCHEMA_BYTES:
+            raise InvalidSampling(
+                f"guide.json_schema has {size} bytes; allowed: {MAX_SCHEMA_BYTES}"
+            )
+        try:
+            schema = json.loads(self.json_schema)
+        except (ValueError, RecursionError):
+            raise InvalidSampling(
+                "guide.json_schema is not JSON, or is nested too deeply"
+            ) from None
+        if not isinstance(schema, dict):
+            raise InvalidSampling("guide.json_schema is no JSON object")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +69,8 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int = 0
     mode: AcceptanceMode = AcceptanceMode.REJECTION
+    guide: Guide | None = None
+    """Only a target that guides output knows what it allows: drafters pass over it."""
 
     def __post_init__(self) -> None:
         checks = (

@@ -15,8 +15,13 @@ def check_open(request: OpenRequest, info: EngineInfo, limits: Limits, sequences
     """Refuse a sequence that cannot be served; `sequences` are open already.
 
     Raises:
-        Refusal: PROMPT_TOO_LONG, CONTEXT_FULL or TOO_MANY_SEQUENCES.
+        Refusal: INVALID_SAMPLING, PROMPT_TOO_LONG, CONTEXT_FULL or TOO_MANY_SEQUENCES.
     """
+    if request.sampling.guide is not None and not info.guides:
+        raise Refusal(
+            Reason.INVALID_SAMPLING,
+            f"sampling.guide is set; the engine of this replica, {info.engine}, cannot guide output",
+        )
     context = info.context_tokens
     prompt, committed = len(request.prompt_tokens), len(request.committed_tokens)
     if prompt >= context:

@@ -53,6 +53,7 @@ def model_message(info: EngineInfo, limits: Limits, engine: str) -> pb.Model:
         end_tokens=info.end_tokens,
         min_revision=wire.MIN_REVISION,
         max_revision=wire.REVISION,
+        guides=info.guides,
     )
 
 

@@ -11,9 +11,10 @@ from typing import TypeVar
 from sled_edge.api.refusal import Reason, Refusal
 from sled_edge.api.settings import ApiSettings
 from sled_edge.generation import GenerationRequest, TokenGenerator, Tokenizer
+from sled_edge.link import CANNOT_GUIDE
 from sled_edge.metrics import EdgeMetrics
 from sled_edge.text import InvalidStop, check_stops
-from sled_speculation.sampling import InvalidSampling, SamplingParams
+from sled_speculation.sampling import Guide, InvalidSampling, SamplingParams
 
 ANY_MODEL = "tgi"
 """Model name that TGI clients send whatever is served."""
@@ -48,6 +49,7 @@ class Wishes:
     keep_stop: bool = False
     ignore_end_tokens: bool = False
     model: str | None = None
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,9 @@ class Service:
         """Check wishes against model, context and ranges, and fill in what was not said.
 
         Raises:
-            Refusal: unknown model, no room in the context, or a value outside its range.
+            Refusal: unknown model, no room in the context, a value outside its range, or a guide that cannot be kept to.
         """
+        self._check_guide(wishes)
         try:
             check_stops(wishes.stops)
         except InvalidStop as error:
@@ -132,6 +135,23 @@ class Service:
             ignore_end_tokens=wishes.ignore_end_tokens,
         )
         return Ask(request, wishes.stops, wishes.keep_stop)
+
+    def _check_guide(self, wishes: Wishes) -> None:
+        if wishes.guide is None:
+            return
+        name = "response_format"
+        if self.generator.guides() is False:
+            raise Refusal(
+                Reason.UNSUPPORTED_PARAMETER,
+                f"{name} is not offered here: {CANNOT_GUIDE}.",
+                param=name,
+            )
+        if wishes.ignore_end_tokens:
+            raise Refusal(
+                Reason.INVALID_REQUEST,
+                f"{name} holds up to the end token, so it is not allowed with ignore_eos.",
+                param=name,
+            )
 
     def _room(self, prompt_tokens: int, wishes: Wishes, default_max_tokens: int) -> int:
         context = self.generator.context_tokens()
@@ -181,6 +201,7 @@ def sampling_params(wishes: Wishes) -> SamplingParams:
             top_p=_or(wishes.top_p, 1.0),
             min_p=_or(wishes.min_p, 0.0),
             seed=seed % 2**SEED_BITS,
+            guide=wishes.guide,
         )
     except InvalidSampling as error:
         message = str(error)

@@ -352,6 +352,7 @@ class Sampling(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    GUIDE_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
@@ -372,9 +373,16 @@ class Sampling(_message.Message):
     seed: _builtins.int
     """All randomness is a function of (seed, position, purpose), never of the batch."""
     mode: Global___AcceptanceMode.ValueType
+    @_builtins.property
+    def guide(self) -> Global___Guide:
+        """What the output must be; absent = anything. Tokens that cannot continue it get no probability at all. Only for a model
+        that `guides`: a device asks no other for it, and a verifier that cannot refuses with INVALID_SAMPLING.
+        """
+
     def __init__(
         self,
         *,
+        guide: Global___Guide | None = ...,
         temperature: _builtins.float = ...,
         repetition_penalty: _builtins.float = ...,
         top_k: _builtins.int = ...,
@@ -383,13 +391,43 @@ class Sampling(_message.Message):
         seed: _builtins.int = ...,
         mode: Global___AcceptanceMode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["guide", b"guide"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_p", b"min_p", "mode", b"mode", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guide", b"guide", "min_p", b"min_p", "mode", b"mode", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
+
+@_typing.final
+class Guide(_message.Message):
+    """The form of the whole output, prompt excluded. It holds up to the first end token; a text that ends for want of room is
+    the beginning of such an output. A resumed sequence is guided on from the end of its committed tokens.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    JSON_OBJECT_FIELD_NUMBER: _builtins.int
+    json_schema: _builtins.str
+    """A JSON Schema as JSON text, an object of at most 16 KiB: the output is a JSON value that it allows."""
+    json_object: _builtins.bool
+    """Always true: the output is some JSON object."""
+    def __init__(
+        self,
+        *,
+        json_schema: _builtins.str = ...,
+        json_object: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "json_object", b"json_object", "json_schema", b"json_schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "json_object", b"json_object", "json_schema", b"json_schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_form: _TypeAlias = _typing.Literal["json_schema", "json_object"]  # noqa: Y015
+    _WhichOneofArgType_form: _TypeAlias = _typing.Literal["form", b"form"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_form) -> _WhichOneofReturnType_form | None: ...
+
+Global___Guide: _TypeAlias = Guide  # noqa: Y015
 
 @_typing.final
 class Opened(_message.Message):
@@ -713,6 +751,7 @@ class Model(_message.Message):
     END_TOKENS_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     MAX_REVISION_FIELD_NUMBER: _builtins.int
+    GUIDES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     tokenizer_fingerprint: _builtins.bytes
     """SHA-256 over the vocabulary: equal means that token ids mean the same on both sides."""
@@ -730,6 +769,10 @@ class Model(_message.Message):
     min_revision: _builtins.int
     """Lowest and highest protocol revision."""
     max_revision: _builtins.int
+    guides: _builtins.bool
+    """Output can be guided (`Sampling.guide`). A device does not send a guide to a verifier that does not say so: one that does
+    not know the field would ignore it.
+    """
     @_builtins.property
     def end_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids after which generation ends."""
@@ -749,10 +792,11 @@ class Model(_message.Message):
         end_tokens: _abc.Iterable[_builtins.int] | None = ...,
         min_revision: _builtins.int = ...,
         max_revision: _builtins.int = ...,
+        guides: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "end_tokens", b"end_tokens", "engine", b"engine", "exactness", b"exactness", "max_draft_probs", b"max_draft_probs", "max_draft_tokens", b"max_draft_tokens", "max_revision", b"max_revision", "max_sequences_per_device", b"max_sequences_per_device", "min_revision", b"min_revision", "name", b"name", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "end_tokens", b"end_tokens", "engine", b"engine", "exactness", b"exactness", "guides", b"guides", "max_draft_probs", b"max_draft_probs", "max_draft_tokens", b"max_draft_tokens", "max_revision", b"max_revision", "max_sequences_per_device", b"max_sequences_per_device", "min_revision", b"min_revision", "name", b"name", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

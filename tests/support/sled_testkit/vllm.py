@@ -60,21 +60,37 @@ with open(f"{folder}/adapter_config.json", "w") as file:
         "target_modules": [module.split(".")[1] for module in sizes], "base_model_name_or_path": "random"}, file)
 """
 
+_TOKENIZER = """
+import sys
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+others = [byte for byte in range(256) if byte not in printed]
+words = {chr(byte): byte for byte in printed}
+words.update((chr(256 + place), byte) for place, byte in enumerate(others) if byte != 2)
+tokenizer = Tokenizer(models.BPE(vocab={**words, "<end>": 2}, merges=[]))
+tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+tokenizer.decoder = decoders.ByteLevel()
+PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(sys.argv[1])
+"""
+
 _PLAIN = """
 import json, os, sys
 os.environ.update(VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1", VLLM_CPU_KVCACHE_SPACE="1")
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import StructuredOutputsParams
 request = json.load(sys.stdin)
-adapters = request["adapters"]
+adapters, schemas = request["adapters"], request["schemas"]
 more = {"enable_lora": True, "max_loras": len(set(adapters)), "max_lora_rank": 8} if any(adapters) else {}
 llm = LLM(request["model"], dtype="float32", enforce_eager=True, max_model_len=1024,
-          skip_tokenizer_init=True, generation_config="vllm", **more)
+          skip_tokenizer_init=not any(schemas), generation_config="vllm", **more)
 numbers = {folder: number for number, folder in enumerate(sorted(set(adapters)), start=1)}
 out = llm.generate([{"prompt_token_ids": p} for p in request["prompts"]], [SamplingParams(
-    temperature=0, max_tokens=request["tokens"], ignore_eos=True, detokenize=False,
-    repetition_penalty=penalty) for penalty in request["penalties"]], use_tqdm=False,
+    temperature=0, max_tokens=request["tokens"], ignore_eos=not schema, detokenize=False,
+    structured_outputs=StructuredOutputsParams(json=schema) if schema else None,
+    repetition_penalty=penalty) for penalty, schema in zip(request["penalties"], schemas)], use_tqdm=False,
     lora_request=[LoRARequest(a, numbers[a], a) if a else None for a in adapters])
 sys.stderr.flush()
 print("RESULT" + json.dumps([list(o.outputs[0].token_ids) for o in out]), flush=True)
@@ -100,6 +116,12 @@ def random_model(folder: Path) -> tuple[Path, Path]:
     return folder, vocabulary
 
 
+def add_byte_tokenizer(folder: Path) -> None:
+    """Give `random_model` a tokenizer: token i is byte i, but 2 ends the text."""
+    subprocess.run([sys.executable, "-c", _TOKENIZER, str(folder)], check=True, timeout=300)
+    (folder / "vocabulary.gguf").write_bytes(byte_vocabulary_gguf(256, end_token=2))
+
+
 def random_adapter(folder: Path, seed: int) -> Path:
     """A LoRA adapter of rank 8 with random weights for `random_model`."""
     folder.mkdir()
@@ -115,14 +137,17 @@ def plain_greedy(
     tokens: int,
     penalties: Sequence[float] | None = None,
     adapters: Sequence[Path | None] | None = None,
+    schemas: Sequence[str | None] | None = None,
 ) -> list[list[int]]:
     """What vLLM itself writes, without any of our code in its process. `penalties` are each
-    prompt's repetition penalty, `adapters` its LoRA adapter (default none).
+    prompt's repetition penalty, `adapters` its LoRA adapter, `schemas` the JSON schema of its output
+    (default none); a text with a schema may end by itself, with an end token.
     """
     request: dict[str, Any] = {"model": str(model), "tokens": tokens}
     request["prompts"] = [list(prompt) for prompt in prompts]
     request["penalties"] = list(penalties or [1.0] * len(prompts))
     request["adapters"] = [str(folder or "") for folder in adapters or [None] * len(prompts)]
+    request["schemas"] = list(schemas or [None] * len(prompts))
     ran = subprocess.run(
         [sys.executable, "-c", _PLAIN],
         input=json.dumps(request),

@@ -13,7 +13,7 @@ from sled_edge.drafter.ngram import NgramDrafter
 from sled_edge.generation import FinishReason, GenerationError, GenerationRequest
 from sled_edge.link import VerifierUnavailable
 from sled_protocol.v1 import verifier_pb2 as pb
-from sled_speculation.sampling import SamplingParams
+from sled_speculation.sampling import Guide, SamplingParams
 from sled_testkit.edge import (
     IMPATIENT,
     QUICK,
@@ -300,3 +300,46 @@ async def test_a_closed_link_leaves_no_sequence_and_refuses_further_rounds() -> 
         await anext(text)
     assert link.state().target is None
     assert isinstance(link.state().trouble, VerifierUnavailable | None)
+
+
+GUIDED = GenerationRequest(PROMPT, 20, SamplingParams(guide=Guide('{"type": "object"}')))
+
+
+async def test_a_guide_goes_to_a_verifier_that_says_it_guides() -> None:
+    verifiers = FakeVerifiers()
+    verifiers["a"].model.guides = True
+    async with running_loop(resilient(verifiers), NgramDrafter()) as loop:
+        await collect(loop, GUIDED)
+        assert loop.guides() is True
+    [opening] = verifiers["a"].opens
+    assert opening.sampling.guide == pb.Guide(json_schema='{"type": "object"}')
+
+
+async def test_a_guide_is_never_sent_to_a_verifier_that_might_pass_over_it() -> None:
+    """Not at the first round, when nothing is known of the verifier yet, nor later."""
+    verifiers = FakeVerifiers()
+    async with running_loop(resilient(verifiers), NgramDrafter()) as loop:
+        assert loop.guides() is None
+        for _ in range(2):
+            with pytest.raises(GenerationError) as caught:
+                await collect(loop, GUIDED)
+            assert caught.value.reason == "invalid_sampling"
+            assert loop.guides() is False
+        await collect(loop, REQUEST)
+    assert [opening.sampling.HasField("guide") for opening in verifiers["a"].opens] == [False]
+
+
+async def test_a_guided_text_ends_where_only_another_kind_of_verifier_is_left() -> None:
+    verifiers = FakeVerifiers()
+    verifiers["a"].model.guides = True
+    async with running_loop(resilient(verifiers), NgramDrafter(), lengths=fixed(1)) as loop:
+        deltas = loop.generate(GUIDED)
+        await anext(deltas)
+        verifiers["a"].kill()
+        verifiers["a"].model.guides = False
+        verifiers["a"].restart()
+        with pytest.raises(GenerationError) as caught:
+            async for _ in deltas:
+                pass
+    assert caught.value.reason == "invalid_sampling"
+    assert len(verifiers["a"].opens) == 1

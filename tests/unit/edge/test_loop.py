@@ -13,7 +13,7 @@ from sled_edge.drafter.ngram import NgramDrafter
 from sled_edge.fake_link import FakeLink, ToyTarget
 from sled_edge.generation import FinishReason, GenerationError, GenerationRequest
 from sled_edge.link import SequenceRefused
-from sled_speculation.sampling import AcceptanceMode, SamplingParams
+from sled_speculation.sampling import AcceptanceMode, Guide, SamplingParams
 from sled_testkit.edge import collect, fixed, running_loop, settings, until
 
 PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
@@ -363,3 +363,17 @@ async def test_what_is_shown_before_and_after_the_first_handshake() -> None:
         assert (loop.model_name(), loop.context_tokens()) == ("toy", 4096)
         link.outage = True
         assert (loop.model_name(), loop.context_tokens()) == ("toy", 4096)
+
+
+async def test_the_draft_model_writes_no_guided_text_alone() -> None:
+    target = ToyTarget()
+    link = FakeLink(target, guides=True)
+    alone = settings(policy=OfflinePolicy.DRAFT_ONLY)
+    guided = GenerationRequest(PROMPT, 20, SamplingParams(guide=Guide()))
+    async with running_loop(link, FakeDrafter(target.logits), alone, fixed(3)) as loop:
+        assert (await collect(loop, guided)).verified == [True] * 20
+        link.outage = True
+        with pytest.raises(GenerationError) as caught:
+            await collect(loop, guided)
+        assert caught.value.reason == "unavailable"
+        assert not any((await collect(loop, GenerationRequest(PROMPT, 4, GREEDY))).verified)

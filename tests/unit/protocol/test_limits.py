@@ -17,7 +17,13 @@ def test_largest_open_fits_a_frame():
             sequence=2**64 - 1,
             prompt_tokens=[largest_id] * limits.MAX_PROMPT_TOKENS,
             committed_tokens=[largest_id] * (limits.MAX_SEQUENCE_TOKENS - limits.MAX_PROMPT_TOKENS),
-            sampling=pb.Sampling(temperature=1, repetition_penalty=1, top_p=1, seed=2**64 - 1),
+            sampling=pb.Sampling(
+                temperature=1,
+                repetition_penalty=1,
+                top_p=1,
+                seed=2**64 - 1,
+                guide=pb.Guide(json_schema="s" * limits.MAX_SCHEMA_BYTES),
+            ),
             model="m" * limits.MAX_NAME_BYTES,
         )
     )

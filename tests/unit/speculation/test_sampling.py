@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from sled_protocol.limits import MAX_SCHEMA_BYTES
 from sled_protocol.v1 import verifier_pb2 as pb
-from sled_speculation.sampling import AcceptanceMode, InvalidSampling, SamplingParams
+from sled_speculation.sampling import AcceptanceMode, Guide, InvalidSampling, SamplingParams
 from sled_speculation.wire import as_sent, from_wire, to_wire
 
 FULL = SamplingParams(0.7, 1.1, 40, 0.95, 0.05, 2**64 - 1, AcceptanceMode.MATCH)
@@ -49,6 +50,8 @@ def test_values_outside_the_range_name_the_field(field, value):
         FULL,
         SamplingParams(temperature=0.01, repetition_penalty=0.01, top_p=1e-6, min_p=0.999),
         SamplingParams(temperature=10.0, repetition_penalty=10.0, top_k=1_000_000),
+        SamplingParams(guide=Guide()),
+        SamplingParams(guide=Guide('{"type": "array"}')),
     ],
 )
 def test_decimals_survive_the_wire(params):
@@ -94,3 +97,24 @@ def test_an_empty_message_is_refused():
     """Zero is not "off" for the penalty and top-p: a device that forgot the parameters is told so."""
     with pytest.raises(InvalidSampling):
         from_wire(pb.Sampling())
+
+
+@pytest.mark.parametrize(
+    "schema",
+    ["", "{", "7", "[]", "true", "[" * MAX_SCHEMA_BYTES, '{"a": "%s"}' % ("x" * MAX_SCHEMA_BYTES)],
+)
+def test_schemas_that_are_none_are_refused_on_the_device_and_on_the_wire(schema):
+    with pytest.raises(InvalidSampling, match=r"^guide\.json_schema"):
+        Guide(schema)
+    message = to_wire(SamplingParams())
+    message.guide.json_schema = schema
+    with pytest.raises(InvalidSampling, match=r"^guide\.json_schema"):
+        from_wire(message)
+
+
+@pytest.mark.parametrize("guide", [pb.Guide(), pb.Guide(json_object=False)])
+def test_a_guide_of_no_known_form_is_not_passed_over(guide):
+    message = to_wire(SamplingParams())
+    message.guide.CopyFrom(guide)
+    with pytest.raises(InvalidSampling, match=r"^guide "):
+        from_wire(message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,17 @@ from sled_protocol import limits as wire
 from sled_protocol.confidence import pack_confidences
 from sled_protocol.distribution import DraftDistribution, pack
 from sled_protocol.v1 import verifier_pb2 as pb
-from sled_speculation.sampling import AcceptanceMode
+from sled_speculation.sampling import AcceptanceMode, Guide
+from sled_verifier.admission import check_open
 from sled_verifier.engine.fake import FakeEngine, ToyModel
-from sled_verifier.frames import read_draft, read_hello, read_open, refused_frame, verdict_frame
+from sled_verifier.frames import (
+    model_message,
+    read_draft,
+    read_hello,
+    read_open,
+    refused_frame,
+    verdict_frame,
+)
 from sled_verifier.limits import Limits
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Load, RoundVerdict
@@ -48,6 +58,20 @@ def test_open() -> None:
     assert (request.sampling.temperature, request.sampling.top_p) == (0.7, 0.9)
     assert request.sampling.mode is AcceptanceMode.MATCH
     assert request.device_id == "pi-1"
+
+
+def test_a_guide_is_taken_only_where_the_model_says_so() -> None:
+    sampling = pb.Sampling(guide=pb.Guide(json_schema='{"type": "array"}'))
+    sampling.MergeFrom(NEUTRAL)
+    request = read_open(pb.Open(sequence=1, prompt_tokens=[1], sampling=sampling), "pi-1", INFO)
+    assert request.sampling.guide == Guide('{"type": "array"}')
+    able = replace(INFO, guides=True)
+    assert [model_message(info, Limits(), "x").guides for info in (INFO, able)] == [False, True]
+    check_open(request, able, Limits(), 0)
+    with pytest.raises(Refusal) as caught:
+        check_open(request, INFO, Limits(), 0)
+    assert caught.value.reason is Reason.INVALID_SAMPLING
+    assert INFO.engine in caught.value.message
 
 
 def test_an_open_without_sampling_is_refused_with_the_fields_name() -> None:

@@ -4,6 +4,10 @@ between.
 
 from __future__ import annotations
 
+import pytest
+
+from sled_speculation.sampling import Guide, SamplingParams
+from sled_testkit.text_device import open_request
 from sled_testkit.verifier_stepping import PROMPT, TARGET, Bench, refusal_of
 from sled_verifier.engine.fake import FakeEngine
 from sled_verifier.job import run_job
@@ -155,3 +159,11 @@ def test_a_draft_longer_than_configured() -> None:
     bench = Bench(limits=Limits(max_draft_tokens=2))
     key = bench.open()
     assert refusal_of(bench.submit, key, [1, 2, 3]).reason is Reason.DRAFT_TOO_LONG
+
+
+def test_a_guide_is_refused_at_the_door() -> None:
+    bench = Bench()
+    with pytest.raises(Refusal) as caught:
+        bench.scheduler.open(open_request(PROMPT, sampling=SamplingParams(guide=Guide())), 0.0)
+    assert caught.value.reason is Reason.INVALID_SAMPLING
+    assert bench.scheduler.load.active_sequences == 0

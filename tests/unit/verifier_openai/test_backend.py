@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from sled_speculation.sampling import SamplingParams
+from sled_speculation.sampling import Guide, SamplingParams
 from sled_testkit.text_device import (
     TextDevice,
     ask_again,
@@ -231,3 +231,10 @@ async def test_a_defect_ends_the_backend() -> None:
         assert backend.failed.is_set()
         with pytest.raises(Refusal):
             await backend.open(open_request(PROMPT))
+
+
+async def test_a_guide_is_refused() -> None:
+    async with serving() as backend:
+        with pytest.raises(Refusal) as refused:
+            await backend.open(open_request(PROMPT, sampling=SamplingParams(guide=Guide())))
+    assert refused.value.reason is Reason.INVALID_SAMPLING

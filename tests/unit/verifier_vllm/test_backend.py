@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sled_speculation.sampling import SamplingParams
+from sled_speculation.sampling import Guide, SamplingParams
 from sled_testkit.text_device import TextDevice, ask_again, draft_request, open_request
 from sled_verifier.engine.base import EngineError
 from sled_verifier.limits import Limits
@@ -181,6 +181,54 @@ async def test_a_sequence_that_the_runtime_will_not_take_is_refused() -> None:
         assert refused.value.reason is Reason.UNKNOWN_SEQUENCE
         other = (await backend.open(open_request(PROMPT))).key
         await backend.verify(other, draft_request(PROMPT, []))
+
+
+GUIDED = SamplingParams(guide=Guide('{"type": "array"}'))
+
+
+async def test_a_guide_is_refused_by_a_runtime_that_has_none() -> None:
+    async with serving() as backend:
+        with pytest.raises(Refusal) as refused:
+            await backend.open(open_request(PROMPT, sampling=GUIDED))
+    assert refused.value.reason is Reason.INVALID_SAMPLING
+
+
+async def test_a_guide_comes_with_how_much_of_the_prefix_is_output() -> None:
+    """At the first opening, on another replica, and when the sequence lost its seat: the token that the
+    runtime chose by itself is output too.
+    """
+    starts = []
+    runtime = FakeRuntime(
+        slots=1, guides=True, before_step=lambda order: starts.extend(order.start)
+    )
+    text = runtime.model.greedy(PROMPT, 8)
+    async with serving(runtime) as backend:
+        key = (await backend.open(open_request(PROMPT, text[:2], GUIDED))).key
+        await backend.verify(key, draft_request(PROMPT, text[:2], text[2:4]))
+        other = (await backend.open(open_request([7, *PROMPT]))).key
+        await backend.verify(other, draft_request([7, *PROMPT], []))
+        verdict = await backend.verify(key, draft_request(PROMPT, text[:5], text[5:6]))
+    assert verdict.accepted == 1
+    mine = [start for start in starts if start.key == key]
+    assert [start.output_tokens for start in mine] == [2, 5]
+    for start in mine:
+        assert start.sampling.guide == GUIDED.guide
+        assert list(start.tokens) == [*PROMPT, *text[: start.output_tokens]]
+
+
+async def test_a_sequence_that_cannot_be_guided_is_refused_until_it_is_closed() -> None:
+    runtime = FakeRuntime(guides=True)
+    runtime.unguidable_keys = {1}
+    async with serving(runtime) as backend:
+        key = (await backend.open(open_request(PROMPT, sampling=GUIDED))).key
+        for _ in range(2):
+            with pytest.raises(Refusal) as refused:
+                await backend.verify(key, draft_request(PROMPT, []))
+            assert refused.value.reason is Reason.INVALID_SAMPLING
+        other = (await backend.open(open_request(PROMPT, sampling=GUIDED))).key
+        await backend.verify(other, draft_request(PROMPT, []))
+        backend.close(key)
+        assert backend.stats().load.active_sequences == 1
 
 
 async def test_a_full_queue_refuses() -> None:

@@ -29,6 +29,8 @@ class EngineInfo:
     end_tokens: tuple[int, ...]
     exactness: str
     """`bit-invariant`, `fp32` or `approximate`: see docs/reference/exactness.md."""
+    guides: bool = False
+    """Output can be guided (`SamplingParams.guide`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import gguf
 
 
-def byte_vocabulary_gguf(vocab_size: int) -> bytes:
-    """A GGUF file whose token i stands for byte i; ids from 256 on are unused."""
+def byte_vocabulary_gguf(vocab_size: int, end_token: int | None = None) -> bytes:
+    """A GGUF file whose token i stands for byte i; ids from 256 on are unused. `end_token` ends a text."""
     tokens = [
         f"<0x{token:02X}>" if token < 256 else f"<unused{token}>" for token in range(vocab_size)
     ]
@@ -25,6 +25,8 @@ def byte_vocabulary_gguf(vocab_size: int) -> bytes:
         writer.add_token_list(tokens)
         writer.add_token_scores([0.0] * vocab_size)
         writer.add_token_types(types)
+        if end_token is not None:
+            writer.add_eos_token_id(end_token)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.close()

@@ -33,7 +33,7 @@ class FakeRuntime:
 
     `before_step` sees every order first and may raise `EngineError`. `preempt` is asked for each
     trial whether memory runs out under it. `trim_tokens`: how many draft tokens of a trial are
-    verified at most.
+    verified at most. With `guides` it takes guides in, and passes over them.
     """
 
     def __init__(
@@ -46,11 +46,13 @@ class FakeRuntime:
         trim_tokens: int | None = None,
         before_step: Callable[[StepOrder], None] | None = None,
         preempt: Callable[[int], bool] | None = None,
+        guides: bool = False,
     ) -> None:
         self.model = model or ToyModel()
         self.steps = 0
         self.closed = False
         self.refuse_keys: set[int] = set()
+        self.unguidable_keys: set[int] = set()
         self._chunk = chunk_tokens
         self._trim = trim_tokens
         self._before_step = before_step
@@ -67,6 +69,7 @@ class FakeRuntime:
             tokenizer_fingerprint=hashlib.sha256(b"bytes %d" % vocab).digest(),
             end_tokens=(self.model.end_token,),
             exactness="fp32",
+            guides=guides,
         )
 
     @property
@@ -103,7 +106,13 @@ class FakeRuntime:
         self.steps += bool(ran)
         computing = frozenset(key for key, held in self._held.items() if not held.ready)
         return StepReport(
-            tuple(outputs), tuple(ran), computing, 0.0, short_of_memory=short, refused=refused
+            tuple(outputs),
+            tuple(ran),
+            computing,
+            0.0,
+            short_of_memory=short,
+            refused=refused,
+            unguidable=tuple(s.key for s in order.start if s.key in self.unguidable_keys),
         )
 
     def tokenizer_gguf(self) -> bytes:
@@ -122,7 +131,7 @@ class FakeRuntime:
                 raise EngineError(f"sequence {start.key} is taken in already")
             if len(start.tokens) >= self.info.context_tokens:
                 raise EngineError(f"sequence {start.key} does not fit the context")
-            if start.key not in self.refuse_keys:
+            if start.key not in self.refuse_keys | self.unguidable_keys:
                 self._held[start.key] = _Held(list(start.tokens), start.sampling)
         if len(self._held) > self.info.slots:
             raise EngineError("more sequences than slots")

@@ -1,4 +1,4 @@
-"""Everything that touches vLLM's insides, and nothing else does. Import it through `launch` only.
+"""Everything that touches vLLM's insides; only `guided` is a part of it. Import it through `launch` only.
 
 Three seams, each covered by the contract test in `tests/vllm`:
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from vllm import SamplingParams as VllmSampling
+from vllm.config import StructuredOutputsConfig
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
 from vllm.lora.request import LoRARequest
@@ -33,8 +34,11 @@ from sled_protocol.distribution import DraftDistribution
 from sled_speculation.randomness import Purpose, uniform
 from sled_verifier.engine.base import EngineError, EngineInfo
 from sled_verifier.engine.gguf_vocabulary import GgufVocabulary
+from sled_verifier.vllm import guided
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport
 from sled_verifier.vllm.settings import VllmSettings
+
+GRAMMAR_PAUSE_SECONDS = 0.002
 
 DraftTable = dict[str, tuple[tuple[NDArray[np.int64], NDArray[np.float32]], ...]]
 """Request id -> for each draft token the ids and probabilities of its distribution."""
@@ -67,6 +71,7 @@ class DraftScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not there when
         self.scheduled_tokens: dict[str, int] = {}
         self.verified_tokens: dict[str, int] = {}
         self.short_of_memory = False
+        self._guided = guided.GuidedDrafts()
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """One step over the drafts that are there and the prefixes that are being computed."""
@@ -74,8 +79,12 @@ class DraftScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not there when
         due = [ready[request_id] for request_id in self.drafts if request_id in ready]
         resting = [r for request_id, r in ready.items() if request_id not in self.drafts]
         unready = [r for r in self.running if r.request_id not in ready]
+        self._guided.forget()
         for request in due:
-            request.spec_token_ids = list(self.drafts[request.request_id])
+            draft = self.drafts[request.request_id]
+            request.spec_token_ids = self._guided.judgeable(
+                self.structured_output_manager, request, draft
+            )
         self.running = due + unready
         self.scheduler_config.long_prefill_token_threshold = self.prefill_chunk_tokens
         output = super().schedule(*args, **kwargs)
@@ -89,8 +98,17 @@ class DraftScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not there when
             if r.request_id in output.num_scheduled_tokens
         }
         room = self.max_num_scheduled_tokens - output.total_num_scheduled_tokens
-        self.short_of_memory = len(self.waiting) > 0 and room > 0
+        self.short_of_memory = room > 0 and not all(guided.compiling(r) for r in self.waiting)
         return output
+
+    def get_grammar_bitmask(self, scheduler_output: Any) -> Any:
+        """What each place of the step may hold, for requests whose output is guided."""
+        allowed = self._guided.without_forbidden(scheduler_output)
+        return self._guided.with_forbidden(
+            super().get_grammar_bitmask(allowed),
+            allowed.scheduled_spec_decode_tokens,
+            scheduler_output.scheduled_spec_decode_tokens,
+        )
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
         """Drafts come from devices; what vLLM's own proposer says is nobody's draft."""
@@ -179,23 +197,27 @@ def dense_draft_probs(table: DraftTable, batch: Any, metadata: Any) -> torch.Ten
     return dense
 
 
-def sampling_of(start: Start, context_tokens: int) -> VllmSampling:
+def sampling_of(start: Start, info: EngineInfo) -> VllmSampling:
     """vLLM's parameters for a sequence; devices decide when a text ends, so vLLM never does."""
     params = start.sampling
     # Each time a sequence is taken in its randomness starts anew, so the seed includes the position:
     # no position ever sees the random numbers of another.
     seed = int(uniform(params.seed, len(start.tokens), Purpose.TARGET) * 2.0**53)
-    return VllmSampling(
+    made = VllmSampling(
         temperature=params.temperature,
         top_k=params.top_k,
         top_p=params.top_p,
         repetition_penalty=params.repetition_penalty,
         seed=None if params.greedy else seed,
-        max_tokens=context_tokens - len(start.tokens),
+        max_tokens=info.context_tokens - len(start.tokens),
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
+        structured_outputs=None if params.guide is None else guided.parameters(params.guide),
     )
+    # Where a grammar lets a text end; named as stop tokens, they would make vLLM end it.
+    made._all_stop_token_ids = set(info.end_tokens)
+    return made
 
 
 def engine_arguments(settings: VllmSettings) -> EngineArgs:
@@ -204,7 +226,10 @@ def engine_arguments(settings: VllmSettings) -> EngineArgs:
     values: dict[str, Any] = {
         "seed": 0,
         "disable_log_stats": True,
-        "skip_tokenizer_init": True,
+        # Only grammars need one.
+        "skip_tokenizer_init": not guided.has_tokenizer(settings.model_path),
+        # Without a choice for each schema: a vLLM keeps to the first.
+        "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar"),
         "generation_config": "vllm",
         "enforce_eager": current_platform.is_cpu() if eager is None else eager,
         **settings.engine_arguments,
@@ -274,6 +299,7 @@ class VllmRuntime:
         self._keys: dict[str, int] = {}
         self._names: dict[str, int] = {}
         self._started = 0
+        self._unguidable: list[int] = []
         self._table_set = False
         exact = config.dtype == torch.float32 and config.quantization is None
         self.info = EngineInfo(
@@ -286,12 +312,14 @@ class VllmRuntime:
             tokenizer_fingerprint=vocabulary.fingerprint,
             end_tokens=vocabulary.end_tokens,
             exactness="fp32" if exact else "approximate",
+            guides=not config.skip_tokenizer_init,
         )
 
     def run(self, order: StepOrder) -> StepReport:
         """See `DraftingRuntime.run`."""
         started = time.monotonic()
         try:
+            self._unguidable = []
             self._forget(order.stop)
             refused = tuple((s.key, why) for s in order.start if (why := self._take_in(s)))
             scheduler = self._scheduler
@@ -300,12 +328,13 @@ class VllmRuntime:
             scheduler.prefill_chunk_tokens = self._chunk if order.decoding else 0
             self._set_table(order)
             if not order.trials and not scheduler.computing():
-                return StepReport((), (), frozenset(), time.monotonic() - started, refused=refused)
-            produced = self._engine.step()
+                seconds, gone = time.monotonic() - started, tuple(self._unguidable)
+                return StepReport((), (), frozenset(), seconds, refused=refused, unguidable=gone)
+            produced = self._step()
         except Exception as error:
             # Whatever failed in a step leaves vLLM's books wrong; nothing can be saved but the texts.
             raise EngineError(f"vLLM failed: {type(error).__name__}: {error}") from error
-        outputs = tuple(self._output(one) for one in produced if one.request_id in self._names)
+        outputs = tuple(self._output(one) for one in produced)
         return StepReport(
             outputs=outputs,
             ran=tuple(
@@ -322,6 +351,7 @@ class VllmRuntime:
             ),
             short_of_memory=scheduler.short_of_memory,
             refused=refused,
+            unguidable=tuple(self._unguidable),
         )
 
     def tokenizer_gguf(self) -> bytes:
@@ -343,15 +373,36 @@ class VllmRuntime:
             request_id = self._engine.add_request(
                 name,
                 prompt,
-                sampling_of(start, self.info.context_tokens),
+                sampling_of(start, self.info),
                 lora_request=self._adapters.get(start.adapter),
             )
         except ValueError as error:
-            return str(error)
+            if start.sampling.guide is None:
+                return str(error)
+            self._unguidable.append(start.key)
+            return None
+        if start.sampling.guide is not None and start.output_tokens:
+            guided.replay(
+                self._scheduler.structured_output_manager,
+                self._scheduler.requests[request_id],
+                start.tokens[-start.output_tokens :],
+            )
         self._ids[start.key] = request_id
         self._keys[request_id] = start.key
         self._names[name] = start.key
         return None
+
+    def _step(self) -> list[Any]:
+        """One step; what it produced of sequences that are still wanted."""
+        produced = [one for one in self._engine.step() if one.request_id in self._names]
+        if not self._scheduler.scheduled_tokens:
+            # All that is here waits for its grammar, which is compiled by other threads.
+            time.sleep(GRAMMAR_PAUSE_SECONDS)
+        for one in produced:
+            if not one.outputs[0].token_ids:
+                self._unguidable.append(self._names[one.request_id])
+                self._lost(one)
+        return [one for one in produced if one.outputs[0].token_ids]
 
     def _forget(self, keys: tuple[int, ...]) -> None:
         gone = [self._ids.pop(key) for key in keys if key in self._ids]
@@ -372,12 +423,16 @@ class VllmRuntime:
             self._engine.collective_rpc("sled_set_table", args=(table,))
             self._table_set = bool(table)
 
+    def _lost(self, one: Any) -> None:
+        """vLLM has given a sequence up."""
+        del self._keys[self._ids.pop(self._names.pop(one.request_id))]
+
     def _output(self, one: Any) -> Output:
         key = self._names[one.request_id]
         request_id = self._ids[key]
         tokens = tuple(one.outputs[0].token_ids)
         if one.finished:
-            del self._ids[key], self._keys[request_id], self._names[one.request_id]
+            self._lost(one)
         verified = self._scheduler.verified_tokens.get(request_id)
         return Output(key, tokens, verified, ended=bool(one.finished))
 

@@ -75,12 +75,14 @@ class Roster:
         known already, with the old verdict when this very draft was answered before.
 
         Raises:
-            Refusal: UNKNOWN_SEQUENCE, ROUND_IN_FLIGHT, STALE_PREFIX, QUEUE_FULL, and see
+            Refusal: UNKNOWN_SEQUENCE, INVALID_SAMPLING, ROUND_IN_FLIGHT, STALE_PREFIX, QUEUE_FULL, and see
                 `admission.check_draft`.
         """
         sequence = self._sequences.get(key)
         if sequence is None:
             raise Refusal(Reason.UNKNOWN_SEQUENCE, "no such sequence here; open it again")
+        if sequence.unguidable:
+            raise _unguidable()
         if key in self._queue or key in self._running:
             raise Refusal(
                 Reason.ROUND_IN_FLIGHT, "the sequence's previous draft has no verdict yet"
@@ -157,6 +159,7 @@ class Roster:
         self._observe(order, report, now)
         self._short_of_memory = report.short_of_memory
         outcomes = [self._refuse(key, why) for key, why in report.refused]
+        outcomes += [self._give_up(key) for key in report.unguidable]
         for output in report.outputs:
             outcomes.append(self._take_output(output, report, now))
         for key, tokens in report.ran:
@@ -245,7 +248,9 @@ class Roster:
         self.seats.take(key, now)
         self.seats.mark(key, busy=key in self._queue, now=now)
         session = sequence.session
-        return Start(key, sequence.prefix, session.sampling, session.adapter)
+        prefix = sequence.prefix
+        output_tokens = len(prefix) - session.prompt_length
+        return Start(key, prefix, session.sampling, session.adapter, output_tokens)
 
     def _by_urgency(self) -> list[Round]:
         return sorted(self._queue, key=self._urgency)
@@ -360,6 +365,18 @@ class Roster:
         self.seats.mark(waiting.key, busy=False, now=now)
         return Outcome(waiting.key, waiting.draft, verdict)
 
+    def _give_up(self, key: int) -> Outcome | None:
+        """The runtime cannot guide the sequence. It stays, without a seat, until the device has heard of
+        it: to open it again would be of no use.
+        """
+        self.seats.leave(key)
+        sequence = self._sequences.get(key)
+        if sequence is None:
+            return None
+        sequence.unguidable = True
+        waiting = self._running.pop(key, None) or self._queue.take(key)
+        return None if waiting is None else Outcome(key, waiting.draft, _unguidable())
+
     def _refuse(self, key: int, why: str) -> Outcome | None:
         """The runtime would not take the sequence in: nothing about it can be served."""
         self.seats.leave(key)
@@ -369,6 +386,13 @@ class Roster:
             return None
         sentence = f"the engine cannot take this sequence: {why}"
         return Outcome(key, waiting.draft, Refusal(Reason.UNKNOWN_SEQUENCE, sentence))
+
+
+def _unguidable() -> Refusal:
+    return Refusal(
+        Reason.INVALID_SAMPLING,
+        "sampling.guide: the engine cannot follow this JSON schema, or not on from the output so far",
+    )
 
 
 def _late(late: Round, now: float) -> Outcome:

@@ -18,13 +18,15 @@ from sled_verifier.engine.base import EngineInfo
 class Start:
     """Take in a sequence: compute `tokens`, then choose one token as `sampling` says.
 
-    `adapter` names the LoRA adapter that changes the target for it; empty = none.
+    The last `output_tokens` of `tokens` are output already: a guide holds for them too. `adapter` names
+    the LoRA adapter that changes the target for it; empty = none.
     """
 
     key: int
     tokens: array[int]
     sampling: SamplingParams
     adapter: str = ""
+    output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class StepReport:
 
     `computing` are sequences that need more steps before they are ready. `short_of_memory`: keys and
     values of some sequence had to go or did not fit; give up a resting one. `refused` sequences could
-    not be taken in, for the reason given.
+    not be taken in, for the reason given. `unguidable` ones are given up: the engine cannot follow their
+    guide, or not on from the output they have.
     """
 
     outputs: tuple[Output, ...]
@@ -81,6 +84,7 @@ class StepReport:
     cached_tokens: int = 0
     short_of_memory: bool = False
     refused: tuple[tuple[int, str], ...] = ()
+    unguidable: tuple[int, ...] = ()
 
 
 class DraftingRuntime(Protocol):

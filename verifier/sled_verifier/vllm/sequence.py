@@ -17,12 +17,14 @@ from sled_verifier.session import Session
 class Sequence:
     """A session and what the target has chosen beyond it.
 
-    `wanted`: its prompt is to be computed though no draft has come yet.
+    `wanted`: its prompt is to be computed though no draft has come yet. `unguidable`: the runtime cannot
+    follow its guide; it waits to be closed.
     """
 
     session: Session
     foretold: list[int] = field(default_factory=list)
     wanted: bool = True
+    unguidable: bool = False
 
     @property
     def prefix(self) -> array[int]:

@@ -5,6 +5,7 @@ Unknown fields are ignored, as clients send many; nulls are the same as leaving 
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sled_edge.api.ask import Wishes
 from sled_edge.api.unsupported import Unsupported
+from sled_protocol.limits import MAX_SCHEMA_BYTES
+from sled_speculation.sampling import Guide
 
 MAX_MESSAGES = 4096
+_FORMATS = ("text", "json_object", "json_schema")
 
 _COMMON: dict[str, tuple[object, ...]] = {
     "logit_bias": (None, {}),
@@ -53,7 +57,6 @@ CHAT_UNSUPPORTED = Unsupported(
         "tool_choice": (None, "none", "auto"),
         "functions": (None, []),
         "function_call": (None, "none", "auto"),
-        "response_format": (None, {"type": "text"}),
         "logprobs": (None, False),
         "top_logprobs": (None, 0),
         "modalities": (None, ["text"]),
@@ -111,6 +114,28 @@ def _is_text_part(part: object) -> bool:
 def _no_calls(value: object) -> None:
     if value:
         raise ValueError("tools are not offered here")
+
+
+def _guide(value: object) -> object:
+    """A response format as a guide; None where any text will do."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.get("type") not in _FORMATS:
+        raise ValueError(f"must be an object whose type is {', '.join(_FORMATS)}")
+    if value["type"] == "text":
+        return None
+    if value["type"] == "json_object":
+        return Guide()
+    form = value.get("json_schema")
+    schema = form.get("schema") if isinstance(form, dict) else None
+    if not isinstance(schema, dict):
+        raise ValueError("json_schema.schema must be a JSON Schema, an object")
+    text = json.dumps(schema, separators=(",", ":"))
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise ValueError(
+            f"json_schema.schema has {len(text)} bytes as compact JSON; allowed: {MAX_SCHEMA_BYTES}"
+        )
+    return Guide(text)
 
 
 def _one_prompt(value: object) -> object:
@@ -193,10 +218,11 @@ class ChatRequest(_Sampling):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
+    response_format: Annotated[Guide | None, BeforeValidator(_guide)] = None
 
     def wishes(self) -> Wishes:
         """As the shared ones; `max_completion_tokens` wins over its old name `max_tokens`."""
-        wishes = super().wishes()
+        wishes = replace(super().wishes(), guide=self.response_format)
         if self.max_completion_tokens is None:
             return wishes
         name = "max_completion_tokens"
