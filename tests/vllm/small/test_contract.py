@@ -74,7 +74,7 @@ def test_worker_extension_is_installed(lab: Lab) -> None:
 def test_dense_draft_probs_mixes_distributions_and_point_masses() -> None:
     import torch
 
-    from sled_verifier.vllm.internals import dense_draft_probs
+    from sled_verifier.vllm.worker import dense_draft_probs
 
     batch = SimpleNamespace(req_ids=["a", "b", "c"], vocab_size=6)
     drafts = torch.tensor([4, 0, 2, 5], dtype=torch.int32)

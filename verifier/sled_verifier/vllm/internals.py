@@ -1,10 +1,10 @@
-"""Everything that touches vLLM's insides; only `guided` is a part of it. Import it through `launch` only.
+"""Everything that touches vLLM's insides, with its parts `guided` and `worker`. Import it through `launch` only.
 
 Three seams, each covered by the contract test in `tests/vllm`:
 
 1. `DraftScheduler`, a `scheduler_cls`: resting sequences stay out of the step, a device's draft
    becomes the request's speculative tokens, and vLLM's own step verifies it.
-2. `DraftProbsExtension`, a `worker_extension_cls` (so it works in every worker of a tensor-parallel
+2. `worker.DraftProbsExtension`, a `worker_extension_cls` (so it works in every worker of a tensor-parallel
    group): hands the devices' distributions to vLLM's rejection sampler and silences vLLM's proposer.
 3. `VllmRuntime`, the engine in this process, stepped by its caller.
 """
@@ -12,12 +12,9 @@ Three seams, each covered by the contract test in `tests/vllm`:
 from __future__ import annotations
 
 import time
-from types import MethodType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from vllm import SamplingParams as VllmSampling
 from vllm.config import StructuredOutputsConfig
 from vllm.distributed import cleanup_dist_env_and_memory
@@ -28,20 +25,17 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.request import RequestStatus
-from vllm.v1.sample import rejection_sampler
 
-from sled_protocol.distribution import DraftDistribution
 from sled_speculation.randomness import Purpose, uniform
 from sled_verifier.engine.base import EngineError, EngineInfo
 from sled_verifier.engine.gguf_vocabulary import GgufVocabulary
 from sled_verifier.vllm import guided
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport
 from sled_verifier.vllm.settings import VllmSettings
+from sled_verifier.vllm.worker import DraftProbsExtension, entries
 
 GRAMMAR_PAUSE_SECONDS = 0.002
-
-DraftTable = dict[str, tuple[tuple[NDArray[np.int64], NDArray[np.float32]], ...]]
-"""Request id -> for each draft token the ids and probabilities of its distribution."""
+"""Between two looks at whether a grammar is compiled, when there is nothing else to do."""
 
 
 def is_ready(request: Any) -> bool:
@@ -116,85 +110,6 @@ class DraftScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not there when
     def computing(self) -> frozenset[str]:
         """Requests that another step must run before they can take a draft."""
         return frozenset(i for i, request in self.requests.items() if not is_ready(request))
-
-
-class DraftProbsExtension:
-    """Methods that vLLM adds to each worker."""
-
-    model_runner: Any
-
-    def sled_install(self) -> None:
-        """Put this class between model runner and rejection sampler."""
-        self.sled_table: DraftTable = {}
-        runner = self.model_runner
-        worker = self
-
-        def draft_probs(runner: Any, metadata: Any) -> Any:
-            return dense_draft_probs(worker.sled_table, runner.input_batch, metadata)
-
-        def no_proposal(runner: Any, *args: Any, **kwargs: Any) -> list[list[int]]:
-            return [[] for _ in runner.input_batch.req_ids]
-
-        if current_platform.is_cpu():
-            rejection_sampler.expand_batch_to_tokens = expand_on_cpu
-        runner._get_spec_decode_draft_probs = MethodType(draft_probs, runner)
-        runner.propose_draft_token_ids = MethodType(no_proposal, runner)
-
-    def sled_set_table(self, table: DraftTable) -> None:
-        """The distributions of the next step's drafts; a request that is missing has point masses."""
-        self.sled_table = table
-
-
-def expand_on_cpu(
-    x: torch.Tensor,
-    cu_num_tokens: torch.Tensor,
-    num_tokens: int,
-    replace_from: int = 0,
-    replace_to: int = 0,
-) -> torch.Tensor:
-    """One entry per sequence -> one per draft token, as vLLM's `expand_batch_to_tokens`.
-
-    vLLM 0.32 writes the result into a converted copy on a processor and returns memory that nobody
-    has set: temperature, top-k and top-p of draft tokens would be noise.
-    """
-    counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1)).long()
-    return torch.where(x == replace_from, replace_to, x).to(x.dtype).repeat_interleave(counts)
-
-
-def dense_draft_probs(table: DraftTable, batch: Any, metadata: Any) -> torch.Tensor | None:
-    """float32 [draft tokens of the step, vocabulary] for the rejection sampler; None when all are
-    point masses.
-
-    In a step that has both kinds, a point mass is a row with a single 1.
-    """
-    counts = list(zip(batch.req_ids, metadata.num_draft_tokens, strict=True))
-    if not any(count and request_id in table for request_id, count in counts):
-        return None
-    drafted = metadata.draft_token_ids
-    rows: list[NDArray[np.int64]] = []
-    columns: list[NDArray[np.int64]] = []
-    values: list[NDArray[np.float32]] = []
-    point_rows: list[int] = []
-    start = 0
-    for request_id, count in counts:
-        known = table.get(request_id, ())
-        for index in range(count):
-            if index < len(known):
-                ids, probs = known[index]
-                rows.append(np.full(len(ids), start + index))
-                columns.append(ids)
-                values.append(probs)
-            else:
-                point_rows.append(start + index)
-        start += count
-    device = drafted.device
-    dense = torch.zeros((start, batch.vocab_size), dtype=torch.float32, device=device)
-    where = tuple(torch.from_numpy(np.concatenate(x)).to(device) for x in (rows, columns))
-    dense[where] = torch.from_numpy(np.concatenate(values)).to(device)
-    if point_rows:
-        points = torch.tensor(point_rows, device=device)
-        dense[points, drafted[points].long()] = 1.0
-    return dense
 
 
 def sampling_of(start: Start, info: EngineInfo) -> VllmSampling:
@@ -415,7 +330,7 @@ class VllmRuntime:
 
     def _set_table(self, order: StepOrder) -> None:
         table = {
-            self._ids[t.key]: tuple(_entries(d) for d in t.distributions)
+            self._ids[t.key]: tuple(entries(d) for d in t.distributions)
             for t in order.trials
             if t.distributions
         }
@@ -435,7 +350,3 @@ class VllmRuntime:
             self._lost(one)
         verified = self._scheduler.verified_tokens.get(request_id)
         return Output(key, tokens, verified, ended=bool(one.finished))
-
-
-def _entries(draft: DraftDistribution) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    return draft.token_ids.astype(np.int64), draft.probs().astype(np.float32)

@@ -26,7 +26,7 @@ from sled_verifier.session import Session
 from sled_verifier.vllm.foretold import settle
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
 from sled_verifier.vllm.seats import Seats
-from sled_verifier.vllm.sequence import Sequence
+from sled_verifier.vllm.sequence import Sequence, guide_refusal
 
 
 class Roster:
@@ -82,7 +82,7 @@ class Roster:
         if sequence is None:
             raise Refusal(Reason.UNKNOWN_SEQUENCE, "no such sequence here; open it again")
         if sequence.unguidable:
-            raise _unguidable()
+            raise guide_refusal()
         if key in self._queue or key in self._running:
             raise Refusal(
                 Reason.ROUND_IN_FLIGHT, "the sequence's previous draft has no verdict yet"
@@ -375,7 +375,7 @@ class Roster:
             return None
         sequence.unguidable = True
         waiting = self._running.pop(key, None) or self._queue.take(key)
-        return None if waiting is None else Outcome(key, waiting.draft, _unguidable())
+        return None if waiting is None else Outcome(key, waiting.draft, guide_refusal())
 
     def _refuse(self, key: int, why: str) -> Outcome | None:
         """The runtime would not take the sequence in: nothing about it can be served."""
@@ -386,13 +386,6 @@ class Roster:
             return None
         sentence = f"the engine cannot take this sequence: {why}"
         return Outcome(key, waiting.draft, Refusal(Reason.UNKNOWN_SEQUENCE, sentence))
-
-
-def _unguidable() -> Refusal:
-    return Refusal(
-        Reason.INVALID_SAMPLING,
-        "sampling.guide: the engine cannot follow this JSON schema, or not on from the output so far",
-    )
 
 
 def _late(late: Round, now: float) -> Outcome:
