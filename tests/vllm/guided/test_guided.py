@@ -13,6 +13,7 @@ from sled_speculation.sampling import Guide, SamplingParams
 from sled_testkit.text_device import TextDevice, draft_request, open_request
 from sled_testkit.vllm import Lab
 from sled_verifier.refusal import Reason, Refusal
+from sled_verifier.rounds import RoundVerdict
 
 Texts = list[list[int]]
 END = 2
@@ -145,6 +146,40 @@ async def test_what_cannot_be_guided_is_refused_for_good(
             assert refused.value.reason is Reason.INVALID_SAMPLING
         backend.close(key)
         assert backend.stats().load.active_sequences == 1
+
+
+HOSTILE = (
+    '{"type": {"a": 1}}',
+    '{"type": [[]]}',
+    '{"properties": 7}',
+    '{"enum": []}',
+    '{"$ref": "#/nowhere"}',
+    '{"$ref": "#"}',
+    '{"type": "string", "pattern": "("}',
+    '{"type": "string", "minLength": -1}',
+    '{"type": "array", "minItems": 5, "maxItems": 2}',
+    '{"items":' * 400 + "{}" + "}" * 400,
+)
+
+
+async def test_no_schema_harms_the_others(
+    lab: Lab, prompts: Texts, references: Texts, schemas: list[str]
+) -> None:
+    """Each is refused or followed; the replica goes on."""
+    reasons: dict[str, object] = {}
+    async with lab.backend() as backend:
+        for schema in HOSTILE:
+            key = (await backend.open(open_request(prompts[0], sampling=guided(schema)))).key
+            asked = backend.verify(key, draft_request(prompts[0], []))
+            [answer] = await asyncio.gather(asked, return_exceptions=True)
+            if not isinstance(answer, RoundVerdict):
+                reasons[schema] = getattr(answer, "reason", answer)
+            backend.close(key)
+        device = fleet(backend, prompts, references, schemas)[1]
+        await device.open()
+        assert await device.write_whole() == references[1]
+    assert set(reasons.values()) == {Reason.INVALID_SAMPLING}, reasons
+    assert len(reasons) >= 5
 
 
 async def test_any_object_when_no_schema_is_given(

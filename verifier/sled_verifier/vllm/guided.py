@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vllm.sampling_params import SamplingParams as VllmSampling
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.tokenizers import get_tokenizer
 from vllm.v1.request import RequestStatus
+from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
 from sled_speculation.sampling import Guide
 
@@ -43,6 +45,38 @@ def has_tokenizer(folder: Path) -> bool:
     except Exception as error:
         # Tokenizers fail in many libraries' ways; all that is lost is guided output.
         _log.warning("no guided output: the tokenizer does not load", extra={"error": str(error)})
+        return False
+    return True
+
+
+def prepare(manager: Any) -> bool:
+    """Make ready for grammars; False when there will be none. Otherwise the first guided sequence would
+    find out, in a step that everybody shares.
+    """
+    config = manager.vllm_config
+    if config.model_config.skip_tokenizer_init:
+        return False
+    try:
+        manager.backend = XgrammarBackend(
+            config, tokenizer=manager.tokenizer, vocab_size=config.model_config.get_vocab_size()
+        )
+    except Exception as error:
+        _log.warning("no guided output: xgrammar takes no such tokenizer", exc_info=error)
+        return False
+    return True
+
+
+def possible(manager: Any, sampling: VllmSampling) -> bool:
+    """Whether the engine can follow a guide. Schemas come from clients: whatever they make fail here is
+    theirs, and nobody else's.
+    """
+    config = manager.vllm_config
+    try:
+        sampling._validate_structured_outputs(
+            config.model_config, config.structured_outputs_config, manager.tokenizer
+        )
+    except Exception as error:
+        _log.info("a schema is refused", extra={"error": type(error).__name__})
         return False
     return True
 

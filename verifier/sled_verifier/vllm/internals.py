@@ -19,6 +19,7 @@ from vllm import SamplingParams as VllmSampling
 from vllm.config import StructuredOutputsConfig
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
@@ -227,7 +228,7 @@ class VllmRuntime:
             tokenizer_fingerprint=vocabulary.fingerprint,
             end_tokens=vocabulary.end_tokens,
             exactness="fp32" if exact else "approximate",
-            guides=not config.skip_tokenizer_init,
+            guides=guided.prepare(self._scheduler.structured_output_manager),
         )
 
     def run(self, order: StepOrder) -> StepReport:
@@ -282,26 +283,25 @@ class VllmRuntime:
         self._started += 1
         if start.adapter and start.adapter not in self._adapters:
             return f"there is no adapter '{start.adapter}'"
+        sampling = sampling_of(start, self.info)
+        manager = self._scheduler.structured_output_manager
+        if start.sampling.guide is not None and not guided.possible(manager, sampling):
+            self._unguidable.append(start.key)
+            return None
         name = f"{start.key}.{self._started}"
         prompt = {"prompt_token_ids": list(start.tokens)}
         try:
             request_id = self._engine.add_request(
                 name,
                 prompt,
-                sampling_of(start, self.info),
+                sampling,
                 lora_request=self._adapters.get(start.adapter),
             )
-        except ValueError as error:
-            if start.sampling.guide is None:
-                return str(error)
-            self._unguidable.append(start.key)
-            return None
+        except (ValueError, VLLMClientError) as error:
+            return str(error)
         if start.sampling.guide is not None and start.output_tokens:
-            guided.replay(
-                self._scheduler.structured_output_manager,
-                self._scheduler.requests[request_id],
-                start.tokens[-start.output_tokens :],
-            )
+            request = self._scheduler.requests[request_id]
+            guided.replay(manager, request, start.tokens[-start.output_tokens :])
         self._ids[start.key] = request_id
         self._keys[request_id] = start.key
         self._names[name] = start.key

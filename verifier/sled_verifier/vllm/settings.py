@@ -28,6 +28,7 @@ RESERVED_ARGUMENTS = frozenset(
         "pipeline_parallel_size",
         "scheduler_cls",
         "speculative_config",
+        "structured_outputs_config",
         "worker_extension_cls",
     }
 )
