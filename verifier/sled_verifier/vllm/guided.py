@@ -86,6 +86,13 @@ def compiling(request: Any) -> bool:
     return bool(request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR)
 
 
+def failed(output: Any) -> bool:
+    """True when vLLM gave a request up because of its grammar: it could not be compiled, or allows no
+    token at all, so that what was chosen broke it.
+    """
+    return bool(output.outputs[0].finish_reason == "error")
+
+
 class GuidedDrafts:
     """One step's drafts against the grammars of their requests."""
 

@@ -314,10 +314,10 @@ class VllmRuntime:
             # All that is here waits for its grammar, which is compiled by other threads.
             time.sleep(GRAMMAR_PAUSE_SECONDS)
         for one in produced:
-            if not one.outputs[0].token_ids:
+            if guided.failed(one):
                 self._unguidable.append(self._names[one.request_id])
                 self._lost(one)
-        return [one for one in produced if one.outputs[0].token_ids]
+        return [one for one in produced if not guided.failed(one)]
 
     def _forget(self, keys: tuple[int, ...]) -> None:
         gone = [self._ids.pop(key) for key in keys if key in self._ids]
