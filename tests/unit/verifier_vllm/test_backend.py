@@ -183,6 +183,14 @@ async def test_a_sequence_that_the_runtime_will_not_take_is_refused() -> None:
         await backend.verify(other, draft_request(PROMPT, []))
 
 
+async def test_a_temperature_that_vllm_does_not_take_is_refused_at_the_door() -> None:
+    async with serving() as backend:
+        with pytest.raises(Refusal, match="at most 2") as refused:
+            await backend.open(open_request(PROMPT, sampling=SamplingParams(temperature=2.5)))
+        assert refused.value.reason is Reason.INVALID_SAMPLING
+        await backend.open(open_request(PROMPT, sampling=SamplingParams(temperature=2)))
+
+
 GUIDED = SamplingParams(guide=Guide('{"type": "array"}'))
 
 

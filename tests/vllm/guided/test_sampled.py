@@ -25,7 +25,7 @@ FALSE_ALARM = 1e-5
 PROMPT = list(range(40, 52))
 GUIDE = Guide('{"type": "string", "pattern": "^[abc]{3}$"}')
 QUOTE, LETTERS, FORBIDDEN = ord('"'), tuple(b"abc"), 0
-TEMPERATURE = 3.0
+TEMPERATURE = 2.0
 
 
 @pytest.fixture(scope="module")

@@ -283,7 +283,10 @@ class VllmRuntime:
         self._started += 1
         if start.adapter and start.adapter not in self._adapters:
             return f"there is no adapter '{start.adapter}'"
-        sampling = sampling_of(start, self.info)
+        try:
+            sampling = sampling_of(start, self.info)
+        except VLLMClientError as error:
+            return str(error)
         manager = self._scheduler.structured_output_manager
         if start.sampling.guide is not None and not guided.possible(manager, sampling):
             self._unguidable.append(start.key)

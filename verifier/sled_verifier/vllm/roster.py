@@ -25,8 +25,9 @@ from sled_verifier.scheduler import DECODING_SECONDS, Outcome
 from sled_verifier.session import Session
 from sled_verifier.vllm.foretold import settle
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
+from sled_verifier.vllm.sampling import check_sampling, guide_refusal
 from sled_verifier.vllm.seats import Seats
-from sled_verifier.vllm.sequence import Sequence, guide_refusal
+from sled_verifier.vllm.sequence import Sequence
 
 
 class Roster:
@@ -58,11 +59,7 @@ class Roster:
             Refusal: INVALID_SAMPLING for what vLLM cannot do with drafts, and see
                 `admission.check_open`.
         """
-        if request.sampling.min_p > 0 and not request.sampling.greedy:
-            raise Refusal(
-                Reason.INVALID_SAMPLING,
-                f"sampling.min_p is {request.sampling.min_p}; this replica's engine allows only 0",
-            )
+        check_sampling(request.sampling)
         check_open(request, self.info, self.limits, len(self._sequences))
         session = Session(self._next_key, request, now)
         self._next_key += 1

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from sled_verifier.load_control import Candidate
 from sled_verifier.queue import Round
-from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import TOKEN_ARRAY
 from sled_verifier.session import Session
 
@@ -42,11 +41,3 @@ class Sequence:
             session.cacheable_length,
             waiting.deadline,
         )
-
-
-def guide_refusal() -> Refusal:
-    """What every round of an unguidable sequence is told."""
-    return Refusal(
-        Reason.INVALID_SAMPLING,
-        "sampling.guide: the engine cannot follow this JSON schema, or not on from the output so far",
-    )
