@@ -54,6 +54,11 @@ SHOWN = (
         "own_milliseconds_per_step_at_64_sequences",
         "Our own processor time of a step of 64 sequences, ms",
     ),
+    (
+        "engine",
+        "own_percent_of_model_step_at_64_sequences",
+        "The same, % of the bare step of SmolLM2 135M Q8_0 here",
+    ),
     ("wire", "bytes_per_greedy_draft_token", "Uplink bytes of a greedy draft token"),
     ("wire", "bytes_per_sampled_draft_token", "Uplink bytes of a sampled draft token"),
     (
