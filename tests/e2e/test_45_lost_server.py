@@ -11,7 +11,7 @@ from sled_testkit.e2e_record import Record
 from sled_testkit.e2e_site import Site, node_of
 from sled_testkit.e2e_specs import DEVICES, PODS, PROMPT, SERVER, SYSTEM
 
-LONG = 96
+LONG = 192
 FIRST, SECOND = "gpu-1", "gpu-2"
 
 
