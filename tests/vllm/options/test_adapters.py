@@ -9,15 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sled_testkit.vllm import (
-    Lab,
-    TextDevice,
-    draft_request,
-    open_request,
-    plain_greedy,
-    random_adapter,
-    random_model,
-)
+from sled_testkit.text_device import TextDevice, draft_request, open_request
+from sled_testkit.vllm import Lab, plain_greedy, random_adapter, random_model
 from sled_verifier.refusal import Refusal
 from sled_verifier.vllm.launch import load_runtime
 from sled_verifier.vllm.settings import VllmSettings
