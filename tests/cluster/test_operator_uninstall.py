@@ -101,7 +101,8 @@ def test_an_operator_that_is_installed_again_takes_it_over_unchanged(fleet: Cont
         }
         assert touched == set()
         fleet.kubectl("delete", "sled/probe")
-        fleet.api.wait_all(f"{CORE}/pods", lambda pods: len(pods) == 5)
+        # Kubernetes' garbage collector looks for new kinds of owners every 30 seconds
+        fleet.api.wait_all(f"{CORE}/pods", lambda pods: len(pods) == 5, timeout_seconds=120.0)
         assert before <= uids(fleet)
     finally:
         operator.stop()
