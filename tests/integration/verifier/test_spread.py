@@ -109,7 +109,7 @@ async def test_a_replica_with_too_many_asks_until_it_has_its_share() -> None:
 
         async def counts() -> list[int]:
             looks.append(server.service.staying_devices)
-            return [looks[-1], 0]
+            return [looks[-1], 4 - looks[-1]]
 
         looks: list[int] = []
         task = asyncio.create_task(spread(server.service, counts, 0.01))
