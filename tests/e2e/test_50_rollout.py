@@ -25,7 +25,7 @@ from sled_testkit.e2e_verifiers import Load
 TOKENS = 24
 """Few enough to be written while a device that changes its draft model finishes what it has."""
 SPOILED = "spoiled"
-GATES: Object = {"minReadyPercent": 100, "minAcceptancePermille": 300, "timeoutSeconds": 45}
+GATES: Object = {"minReadyPercent": 100, "minAcceptancePermille": 300, "timeoutSeconds": 90}
 WAVES: Object = {
     "waves": [
         {
