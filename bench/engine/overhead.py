@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sled_protocol.prefix import PrefixHash
 from sled_speculation.sampling import SamplingParams
@@ -67,23 +67,34 @@ class _Writer:
             self.take(draft, 2, 0)
 
 
+def room_for(sequences: int, step_tokens: int) -> Limits:
+    """All of them may be open and wait at once."""
+    return Limits(
+        step_tokens=step_tokens,
+        max_queue=sequences,
+        max_sequences=sequences,
+        max_sequences_per_device=sequences,
+    )
+
+
+async def opened(backend: BatchedBackend, prompts: Iterable[Sequence[int]]) -> list[int]:
+    """A greedy sequence of a device of its own for each prompt; their keys."""
+    keys = []
+    for number, tokens in enumerate(prompts):
+        prompt, nothing = array(TOKEN_ARRAY, tokens), array(TOKEN_ARRAY)
+        request = OpenRequest(f"d{number}", prompt, nothing, SamplingParams())
+        keys.append((await backend.open(request)).key)
+    return keys
+
+
 async def own_milliseconds(sequences: int) -> dict[str, float]:
     """Of each step with so many sequences, all of them with a draft of DRAFT_TOKENS tokens."""
     model = ToyModel()
     writers = [_Writer(model, number) for number in range(sequences)]
     engine = TimedEngine(model=model, slots=sequences)
-    limits = Limits(
-        step_tokens=4096,
-        max_queue=sequences,
-        max_sequences=sequences,
-        max_sequences_per_device=sequences,
-    )
+    limits = room_for(sequences, 4096)
     async with BatchedBackend(engine, limits, observer=Metrics("toy")) as backend:
-        keys = []
-        for number, writer in enumerate(writers):
-            prompt, nothing = array(TOKEN_ARRAY, writer.prompt), array(TOKEN_ARRAY)
-            request = OpenRequest(f"d{number}", prompt, nothing, SamplingParams())
-            keys.append((await backend.open(request)).key)
+        keys = await opened(backend, (writer.prompt for writer in writers))
         engine.inside_seconds, engine.steps = 0.0, 0
 
         async def drive(key: int, writer: _Writer) -> int:

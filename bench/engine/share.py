@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
 import overhead
 
 from sled_protocol.prefix import PrefixHash
-from sled_speculation.sampling import SamplingParams
 from sled_verifier.batched import BatchedBackend
 from sled_verifier.engine.base import Engine, Logits, StepItem
 from sled_verifier.engine.llamacpp import LlamaCppEngine
-from sled_verifier.limits import Limits
 from sled_verifier.metrics import Metrics
-from sled_verifier.rounds import TOKEN_ARRAY, DraftRequest, OpenRequest
+from sled_verifier.rounds import DraftRequest
 
 CONTEXT_TOKENS = 256
 STEP_TOKENS = 512
@@ -59,18 +56,9 @@ async def of_a_step(model: Path, threads: int, sequences: int, rounds: int) -> d
         max_step_tokens=STEP_TOKENS,
     )
     engine = _Timed(bare)
-    limits = Limits(
-        step_tokens=STEP_TOKENS,
-        max_queue=sequences,
-        max_sequences=sequences,
-        max_sequences_per_device=sequences,
-    )
+    limits = overhead.room_for(sequences, STEP_TOKENS)
     async with BatchedBackend(engine, limits, observer=Metrics("target")) as backend:
-        keys = []
-        for number in range(sequences):
-            prompt, nothing = array(TOKEN_ARRAY, _prompt(number)), array(TOKEN_ARRAY)
-            request = OpenRequest(f"d{number}", prompt, nothing, SamplingParams())
-            keys.append((await backend.open(request)).key)
+        keys = await overhead.opened(backend, map(_prompt, range(sequences)))
         started = asyncio.gather(*(_drive(backend, k, n, 1) for n, k in enumerate(keys)))
         places = await started  # prompts are decoded here
         engine.steps, engine.tokens, engine.seconds, engine.cpu_seconds = 0, 0, 0.0, 0.0
