@@ -19,7 +19,7 @@ from cryptography import x509
 from sled_testkit import cluster_nodes
 from sled_testkit.cluster import ControlPlane
 from sled_testkit.cluster_api import Object
-from sled_testkit.cluster_operator import OperatorProcess
+from sled_testkit.cluster_operator import OperatorProcess, working_operator
 from sled_testkit.sled_resources import (
     APPS,
     CORE,
@@ -53,12 +53,8 @@ def plane(own_plane: ControlPlane) -> ControlPlane:
 
 @pytest.fixture(scope="module", autouse=True)
 def operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(plane)
-    process.start()
-    yield process
-    process.check()
-    process.stop()
-    assert plane.audit.forbidden(process.user) == []
+    with working_operator(plane) as process:
+        yield process
 
 
 def server(plane: ControlPlane, name: str, **spec: Any) -> None:

@@ -11,7 +11,8 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -106,6 +107,17 @@ class OperatorProcess:
     def cpu_seconds(self) -> float:
         """Processor time since its start (Linux)."""
         return self._child.cpu_seconds()
+
+
+@contextmanager
+def working_operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
+    """An operator that runs to the end and asks for nothing that it may not do."""
+    process = OperatorProcess(plane)
+    process.start()
+    yield process
+    process.check()
+    process.stop()
+    assert plane.audit.forbidden(process.user) == []
 
 
 def _free_port() -> int:
