@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from sled_verifier.engine.base import EngineInfo
 from sled_verifier.engine.vocabulary import byte_vocabulary_gguf
 from sled_verifier.limits import Limits
 from sled_verifier.vllm.backend import VllmBackend
+from sled_verifier.vllm.launch import load_runtime
 from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport
+from sled_verifier.vllm.settings import VllmSettings
 
 _CONVERT = """
 import json, sys, torch
@@ -228,3 +230,27 @@ class Lab:
     def close(self) -> None:
         self.thread.submit(self.runtime.close).result()
         self.thread.end()
+
+
+@contextmanager
+def loaded(settings: VllmSettings) -> Iterator[Lab]:
+    """A lab with this model, closed at the end."""
+    lab = Lab.load(lambda: load_runtime(settings))
+    yield lab
+    lab.close()
+
+
+def settings_of_random_model(model: tuple[Path, Path], slots: int) -> VllmSettings:
+    """`random_model` in fp32, with little of everything."""
+    return VllmSettings(
+        model_path=model[0],
+        vocabulary_path=model[1],
+        model_name="random",
+        dtype="float32",
+        context_tokens=256,
+        slots=slots,
+        step_tokens=256,
+        prefill_chunk_tokens=32,
+        max_draft_tokens=8,
+        kv_cache_gib=1,
+    )

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from sled_testkit.text_device import TextDevice, draft_request, open_request
-from sled_testkit.vllm import Lab, plain_greedy, random_adapter, random_model
+from sled_testkit.vllm import Lab, loaded, plain_greedy, random_adapter, random_model
 from sled_verifier.refusal import Refusal
-from sled_verifier.vllm.launch import load_runtime
 from sled_verifier.vllm.settings import VllmSettings
 
 Texts = list[list[int]]
@@ -59,9 +58,8 @@ def lab(model: tuple[Path, Path], adapters: dict[str, Path], references: Texts) 
         adapters=adapters,
         max_adapter_rank=8,
     )
-    lab = Lab.load(lambda: load_runtime(settings))
-    yield lab
-    lab.close()
+    with loaded(settings) as lab:
+        yield lab
 
 
 async def test_each_sequence_has_the_text_of_its_own_adapter(

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sled_testkit.vllm import Lab, plain_greedy, random_model
-from sled_verifier.vllm.launch import load_runtime
-from sled_verifier.vllm.settings import VllmSettings
+from sled_testkit.vllm import Lab, loaded, plain_greedy, random_model, settings_of_random_model
 
 SLOTS = 16
 PENALTIES = (1.0,) * 8 + (1.3,) * 4
@@ -38,18 +36,5 @@ def references(model: tuple[Path, Path], prompts: Texts) -> Texts:
 
 @pytest.fixture(scope="session")
 def lab(model: tuple[Path, Path], references: Texts) -> Iterator[Lab]:
-    settings = VllmSettings(
-        model_path=model[0],
-        vocabulary_path=model[1],
-        model_name="random",
-        dtype="float32",
-        context_tokens=256,
-        slots=SLOTS,
-        step_tokens=256,
-        prefill_chunk_tokens=32,
-        max_draft_tokens=8,
-        kv_cache_gib=1,
-    )
-    lab = Lab.load(lambda: load_runtime(settings))
-    yield lab
-    lab.close()
+    with loaded(settings_of_random_model(model, SLOTS)) as lab:
+        yield lab

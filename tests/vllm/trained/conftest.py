@@ -9,8 +9,7 @@ import pytest
 
 from sled_cli.models.store import ModelStore, default_cache_dir
 from sled_llamacpp import Model
-from sled_testkit.vllm import Lab, hugging_face_folder, plain_greedy
-from sled_verifier.vllm.launch import load_runtime
+from sled_testkit.vllm import Lab, hugging_face_folder, loaded, plain_greedy
 from sled_verifier.vllm.settings import VllmSettings
 
 TOKENS = 32
@@ -67,6 +66,5 @@ def lab(model_folder: Path, gguf: Path, references: list[list[int]]) -> Iterator
         max_draft_tokens=8,
         kv_cache_gib=1,
     )
-    lab = Lab.load(lambda: load_runtime(settings))
-    yield lab
-    lab.close()
+    with loaded(settings) as lab:
+        yield lab
