@@ -316,11 +316,14 @@ class VllmRuntime:
         if not self._scheduler.scheduled_tokens:
             # All that is here waits for its grammar, which is compiled by other threads.
             time.sleep(GRAMMAR_PAUSE_SECONDS)
+        kept = []
         for one in produced:
             if guided.failed(one):
                 self._unguidable.append(self._names[one.request_id])
                 self._lost(one)
-        return [one for one in produced if not guided.failed(one)]
+            else:
+                kept.append(one)
+        return kept
 
     def _forget(self, keys: tuple[int, ...]) -> None:
         gone = [self._ids.pop(key) for key in keys if key in self._ids]
