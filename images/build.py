@@ -31,8 +31,21 @@ sys.path.remove(str(HERE))
 
 DEFAULT_BASE = "docker.io/library/python:3.13-slim"
 IMAGES = ("operator", "verifier", "edge")
-VARIANTS = {"verifier-cuda": "verifier", "edge-cuda": "edge", "edge-l4t": "edge"}
-"""The same Dockerfiles over a base image that brings a GPU's libraries; see docs/how-to/air-gap.md."""
+VARIANTS = {
+    "verifier-vllm": "verifier-vllm",
+    "verifier-vllm-cpu": "verifier-vllm",
+    "verifier-cuda": "verifier",
+    "edge-cuda": "edge",
+    "edge-l4t": "edge",
+}
+"""What is built on demand, and whose Dockerfile is taken for it; see docs/how-to/air-gap.md."""
+BASES = {
+    "verifier-vllm": "with Python and a C compiler, such as docker.io/library/python:3.13",
+    "verifier-cuda": "with CUDA and Python 3.11 or newer",
+    "edge-cuda": "with CUDA and Python 3.11 or newer",
+    "edge-l4t": "with NVIDIA's L4T and Python 3.11 or newer",
+}
+"""Images for which the default base will not do."""
 EPOCH = 1_700_000_000
 """Time stamp of every file in every layer, so that equal inputs give equal images."""
 
@@ -83,9 +96,13 @@ def _own_wheel(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _context(folder: Path, own: Path, role: str, settings: Settings) -> Path:
+def _lock(name: str) -> Path:
+    own = HERE / name / "requirements.lock"
+    return own if own.exists() else HERE / VARIANTS[name] / "requirements.lock"
+
+
+def _context(folder: Path, own: Path, lock: Path, settings: Settings) -> Path:
     """A folder with the wheels and the installer, and nothing else."""
-    lock = HERE / role / "requirements.lock"
     for name in ("wheels", "own"):
         (folder / name).mkdir(parents=True)
     for wheel in sorted(_dependencies(lock, settings).glob("*.whl")):
@@ -119,20 +136,20 @@ def _dependencies(lock: Path, settings: Settings) -> Path:
 
 def _image(name: str, own: Path, folder: Path, settings: Settings) -> Built:
     dockerfile = HERE / VARIANTS.get(name, name) / "Dockerfile"
-    key = _key(dockerfile, own, settings)
+    lock = _lock(name)
+    key = _key([dockerfile, lock, HERE / "install.py", own], settings)
     archive = settings.out / f"{name}-{settings.arch}-{key}.tar"
     reference = f"docker.io/sled-dev/{name}:{version()}"
     if not archive.exists():
         for old in settings.out.glob(f"{name}-{settings.arch}-*"):
             old.unlink()
         print(f"building {name} for {settings.arch}", flush=True)
-        context = _context(folder, own, dockerfile.parent.name, settings)
+        context = _context(folder, own, lock, settings)
         _make(dockerfile, context, reference, archive, settings)
     return Built(name, reference, archive)
 
 
-def _key(dockerfile: Path, own: Path, settings: Settings) -> str:
-    inputs = [dockerfile, dockerfile.parent / "requirements.lock", HERE / "install.py", own]
+def _key(inputs: Sequence[Path], settings: Settings) -> str:
     words = (settings.base, settings.build_base, settings.interpreter, settings.python_version)
     return _digest(*(each.read_bytes() for each in inputs), *(word.encode() for word in words))
 
@@ -212,7 +229,10 @@ def main() -> int:
     """Build, and say how large each image is."""
     parser = argparse.ArgumentParser(description="Build the images.")
     parser.add_argument(
-        "names", nargs="*", metavar="IMAGE", help=f"of {', '.join((*IMAGES, *VARIANTS))}"
+        "names",
+        nargs="*",
+        metavar="IMAGE",
+        help=f"{', '.join(IMAGES)} are built unless something is named; also {', '.join(VARIANTS)}",
     )
     parser.add_argument("--base", default=DEFAULT_BASE, help="base image")
     parser.add_argument(
@@ -225,8 +245,9 @@ def main() -> int:
     parser.add_argument("--driver", default="vfs", help="buildah's storage driver")
     parser.add_argument("--out", type=Path, default=default_cache(), help="folder of archives")
     given = parser.parse_args()
-    if given.base == DEFAULT_BASE and set(given.names) & VARIANTS.keys():
-        parser.error("a GPU variant needs --base: an image with CUDA and Python 3.11 or newer")
+    needing = [name for name in given.names if given.base == DEFAULT_BASE and name in BASES]
+    if needing:
+        parser.error(f"{needing[0]} needs --base: an image {BASES[needing[0]]}")
     settings = Settings(
         given.base,
         given.build_base or given.base,

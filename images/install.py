@@ -22,8 +22,8 @@ SCRIPTS = {
     "edge": ("sled-edge", "sled"),
 }
 PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}
-GLIBC = ("2_34", "2_28", "2_27", "2_24", "2_17")
-"""Versions of the C library that wheels name; the newest is older than that of any base image."""
+GLIBC = range(34, 4, -1)
+"""Minor versions of the C library that wheels may name; the newest is older than that of any base image."""
 
 
 def main() -> None:
@@ -51,8 +51,8 @@ def _pip_install(target: Path, arch: str, what: list[str]) -> None:
     command = [sys.executable, f"{pip}/pip", "install", "--no-index", "--no-deps"]
     command += [f"--find-links={HERE}/wheels", "--no-compile", "--no-cache-dir", "--quiet"]
     command += ["--only-binary=:all:", "--disable-pip-version-check", "--root-user-action=ignore"]
-    for version in GLIBC:
-        command.append(f"--platform=manylinux_{version}_{PLATFORMS[arch]}")
+    for minor in GLIBC:
+        command.append(f"--platform=manylinux_2_{minor}_{PLATFORMS[arch]}")
     command += [f"--platform=manylinux2014_{PLATFORMS[arch]}", f"--target={target}"]
     subprocess.run([*command, *what], check=True)
 

@@ -21,18 +21,32 @@ from sled_protocol.v1 import verifier_pb2 as pb
 from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
 from sled_testkit.verifier_device import close_frame, hello_frame, open_frame
 
-DEADLINE_MS = 20_000
+MOST_SENDINGS = 20
+LATE = pb.REFUSAL_REASON_DEADLINE_EXCEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What the devices do: the most tokens of a draft, whether they heed the verifier's hints, and by when they want each
+    round answered.
+    """
+
+    draft_tokens: int
+    heeds_hints: bool
+    deadline_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a fleet got: output tokens a second of each device, and the 95th percentile of the time for a token (from verdict
-    to verdict, divided by what it brought). `verified` draft tokens a round; `cpu_share` of one core that this side took.
+    to verdict, divided by what it brought). `verified` draft tokens a round; `late_share` of the rounds were refused for their
+    deadline and sent again; `cpu_share` of one core that this side took.
     """
 
     rates: tuple[float, ...]
     token_p95_seconds: float
     verified: float
+    late_share: float
     cpu_share: float
 
 
@@ -41,14 +55,18 @@ class _Tally:
     tokens: int = 0
     rounds: int = 0
     verified: int = 0
+    late: int = 0
     gaps: list[tuple[float, int]] = field(default_factory=list)
 
 
 class LiveDevice:
     """One device with a stream of its own."""
 
-    def __init__(self, stub: Any, device_id: str, replay: ReplayingDevice) -> None:
+    def __init__(
+        self, stub: Any, device_id: str, replay: ReplayingDevice, deadline_ms: int
+    ) -> None:
         self._stub = stub
+        self._deadline_ms = deadline_ms
         self._call: Any = None
         self._id = device_id
         self._replay = replay
@@ -102,15 +120,22 @@ class LiveDevice:
             committed_length=self._replay.written,
             prefix_hash=self._prefix.value,
             draft_tokens=draft,
-            deadline_ms=DEADLINE_MS,
+            deadline_ms=self._deadline_ms,
             draft_confidences=pack_confidences(self._replay.sure),
         )
-        await self._call.write(pb.ClientFrame(draft=message))
-        return (await self._read()).verdict
+        for _ in range(MOST_SENDINGS):
+            await self._call.write(pb.ClientFrame(draft=message))
+            frame = await self._read()
+            if not frame.HasField("refused"):
+                return frame.verdict
+            self.tally.late += 1
+        raise TimeoutError(f"{self._id}: no verdict after {MOST_SENDINGS} sendings")
 
     async def _read(self) -> pb.ServerFrame:
         frame = await self._call.read()
-        if frame is grpc.aio.EOF or frame.HasField("refused"):
+        if frame is grpc.aio.EOF:
+            raise ConnectionError(f"{self._id}: the stream ended")
+        if frame.HasField("refused") and frame.refused.reason != LATE:
             raise ConnectionError(str(frame))
         return frame
 
@@ -119,8 +144,7 @@ async def fleet(
     verifier: HeldVerifier,
     texts: Sequence[Text],
     timings: Sequence[DeviceTiming],
-    draft_tokens: int,
-    heeds_hints: bool,
+    asking: Asking,
     warm_seconds: float,
     seconds: float,
 ) -> Outcome:
@@ -132,7 +156,10 @@ async def fleet(
             LiveDevice(
                 stub,
                 f"{timing.name}-{n}",
-                ReplayingDevice(timing, texts, n, draft_tokens, heeds_hints=heeds_hints),
+                ReplayingDevice(
+                    timing, texts, n, asking.draft_tokens, heeds_hints=asking.heeds_hints
+                ),
+                asking.deadline_ms,
             )
             for n, timing in enumerate(timings)
         ]
@@ -152,5 +179,6 @@ async def fleet(
         tuple(sorted(tally.tokens / took for tally in tallies)),
         float(np.quantile(gaps, 0.95)) if gaps else float("inf"),
         sum(tally.verified for tally in tallies) / max(1, rounds),
+        sum(tally.late for tally in tallies) / max(1, rounds),
         cpu / took,
     )

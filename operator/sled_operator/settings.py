@@ -19,6 +19,8 @@ class Settings:
 
     verifier_image: str = "sled-verifier:latest"
     """Image of verifiers whose SLEDServer names none."""
+    verifier_vllm_image: str = "sled-verifier-vllm:latest"
+    """The same for the engines that need torch: VLLM and Torch."""
     edge_image_cpu: str = "sled-edge:latest"
     """Image of drafters on the runtime variant cpu; likewise cuda and l4t."""
     edge_image_cuda: str = "sled-edge-cuda:latest"
@@ -42,6 +44,11 @@ class Settings:
     stats_seconds: int = 15
     """How often verifiers are asked how they are."""
     log_level: str = "info"
+
+    def verifier_image_of(self, engine_kind: str) -> str:
+        """The verifier's image with this engine in it."""
+        torch = engine_kind in ("VLLM", "Torch")
+        return self.verifier_vllm_image if torch else self.verifier_image
 
     @property
     def edge_images(self) -> dict[str, str]:

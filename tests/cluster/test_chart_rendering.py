@@ -183,6 +183,7 @@ def test_images(helm: Helm) -> None:
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     images = {each["name"]: each.get("value") for each in container["env"]}
     assert images["SLED_VERIFIER_IMAGE"] == f"r.example.com/sled-dev/verifier:{version}"
+    assert images["SLED_VERIFIER_VLLM_IMAGE"] == f"r.example.com/sled-dev/verifier-vllm:{version}"
     assert images["SLED_EDGE_IMAGE_L4T"] == f"r.example.com/sled-dev/edge-l4t:{version}"
 
 

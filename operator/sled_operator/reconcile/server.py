@@ -112,7 +112,7 @@ class ServerReconciler:
         replicas, decision = await self._replicas(key, server, statefulset, asleep)
         wanted = server_objects.wanted(
             server,
-            context.settings.verifier_image,
+            context.settings.verifier_image_of(server.spec.engine.kind),
             replicas,
             self.capabilities.present,
             kept.access.ca,

@@ -19,6 +19,12 @@ def test_defaults_and_overrides() -> None:
     assert settings.identity
 
 
+def test_engines_that_need_torch_have_an_image_of_their_own() -> None:
+    settings = from_environment({"SLED_VERIFIER_IMAGE": "v:1", "SLED_VERIFIER_VLLM_IMAGE": "w:1"})
+    found = [settings.verifier_image_of(kind) for kind in ("LlamaCpp", "OpenAI", "VLLM", "Torch")]
+    assert found == ["v:1", "v:1", "w:1", "w:1"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -13,7 +13,7 @@ from sled_verifier.vllm.versions import is_processor_build
 
 LIBRARY = "libiomp5.so"
 """Without it vLLM 0.32 warns of slow speculative decoding on processors; a wheel of its own,
-intel-openmp, puts it beside the interpreter.
+intel-openmp, puts it in the folder `lib` beside the interpreter or beside the packages.
 """
 
 
@@ -36,11 +36,17 @@ def environment_for_vllm(
     }
 
 
+def library_folder(places: Sequence[str]) -> Path:
+    """The first `lib` in these places that has the library; when none has, that of the first."""
+    folders = [Path(place) / "lib" for place in places]
+    return next((folder for folder in folders if (folder / LIBRARY).is_file()), folders[0])
+
+
 def restart_for_vllm(arguments: Sequence[str], threads: int) -> None:
     """Start this very process again where that changes its environment; returns where it does not."""
     if not is_processor_build():
         return
-    environment = environment_for_vllm(os.environ, threads, Path(sys.prefix) / "lib")
+    environment = environment_for_vllm(os.environ, threads, library_folder([sys.prefix, *sys.path]))
     if environment is not None:
         command = [sys.executable, "-m", "sled_verifier", *arguments]
         os.execve(sys.executable, command, environment)
