@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
 from sled_testkit import node_machine
-from sled_testkit.cluster_process import reap_abandoned, start_time
+from sled_testkit.cluster_process import reap_abandoned
+from sled_testkit.node_leftovers import Traces
 
 SCRIPT = """
 import sys, time
@@ -39,37 +39,18 @@ def test_a_killed_run_leaves_nothing() -> None:
     up = next((line for line in lines if line.startswith("up")), None)
     assert up is not None, "the cluster did not start"
     folder = Path(up.split()[1])
-    pids = _inside(folder)
-    assert len(pids) > 6
-    link = Path(f"/sys/class/net/sled{run.pid}")
-    assert link.exists()
+    traces = Traces.of(run.pid, folder)
+    assert len(traces.pids) > 6
+    assert len(traces.running()) > len(traces.pids)
 
     run.send_signal(signal.SIGKILL)
     run.wait()
     run.stdout.close()
-    deadline = time.monotonic() + 30.0
-    while (link.exists() or any(map(start_time, pids))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not link.exists()
-    assert [pid for pid in pids if start_time(pid)] == []
-    assert str(folder) not in Path("/proc/self/mounts").read_text()
+    assert traces.wait_ended() == []
 
     reap_abandoned()
     node_machine.remove_abandoned_control_groups()
-    assert not folder.exists()
-    assert list(Path("/sys/fs/cgroup").glob(f"**/{node_machine.control_group(run.pid)}")) == []
-
-
-def _inside(folder: Path) -> list[int]:
-    """Processes of the run: those that name its folder in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and str(folder) in (entry / "cmdline").read_text():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    assert traces.kept() == []
 
 
 def _environment() -> dict[str, str]:

@@ -24,6 +24,7 @@ from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.scheduler import Outcome, Scheduler
 from sled_verifier.slots import SlotPolicy
+from sled_verifier.waiters import Expiry, Waiters
 from sled_verifier.window import Window
 
 _log = logging.getLogger(__name__)
@@ -76,10 +77,9 @@ class BatchedBackend:
         self._observer = observer
         self._clock = clock or asyncio.get_running_loop().time
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
-        self._waiters: dict[int, asyncio.Future[RoundVerdict]] = {}
+        self._waiters = Waiters()
         self._wake = asyncio.Event()
-        self._expiry: asyncio.TimerHandle | None = None
-        self._expires_at = 0.0
+        self._expiry = Expiry(self._clock, self._scheduler.next_deadline, self._expire)
         self._loop_task: asyncio.Task[None] | None = None
         self._queue_window = Window()
         self._step_window = Window()
@@ -112,9 +112,8 @@ class BatchedBackend:
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.wait([self._loop_task])
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._refuse_all(Refusal(Reason.DRAINING, "the replica has stopped"))
+        self._expiry.cancel()
+        self._waiters.refuse_all(Refusal(Reason.DRAINING, "the replica has stopped"))
         # A step cannot be interrupted, so the engine is closed after it, in its own thread.
         closing = self._thread.submit(self._engine.close)
         done, _ = await asyncio.wait((asyncio.wrap_future(closing),), timeout=CLOSE_SECONDS)
@@ -141,23 +140,15 @@ class BatchedBackend:
         answered = self._scheduler.submit(key, draft, self._clock())
         if answered is not None:
             return answered
-        waiter: asyncio.Future[RoundVerdict] = asyncio.get_running_loop().create_future()
-        self._waiters[key] = waiter
+        waiter = self._waiters.expect(key)
         self._wake.set()
-        self._expire_with(self._scheduler.deadline_of(key))
-        try:
-            return await waiter
-        finally:
-            if self._waiters.get(key) is waiter:
-                del self._waiters[key]
-                self._scheduler.withdraw(key)
+        self._expiry.arm_by(self._scheduler.deadline_of(key))
+        return await self._waiters.verdict(key, waiter, self._scheduler.withdraw)
 
     def close(self, key: int) -> None:
         """See `VerifierBackend.close`."""
         self._scheduler.close(key)
-        waiter = self._waiters.pop(key, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(Refusal(Reason.UNKNOWN_SEQUENCE, "the sequence was closed"))
+        self._waiters.closed(key)
 
     def capacity(self) -> Capacity:
         """See `VerifierBackend.capacity`."""
@@ -205,7 +196,9 @@ class BatchedBackend:
             # (typed: INTERNAL).
             _log.exception("the step loop died")
             self.failed.set()
-            self._refuse_all(Refusal(Reason.INTERNAL, "the replica failed; go to another one"))
+            self._waiters.refuse_all(
+                Refusal(Reason.INTERNAL, "the replica failed; go to another one")
+            )
 
     async def _gather(self) -> None:
         """Let drafts that are about to arrive join the next step."""
@@ -237,7 +230,7 @@ class BatchedBackend:
         self._account(job, result)
         for outcome in self._scheduler.apply(job, result, self._clock()):
             self._reply(outcome)
-        self._arm_expiry()
+        self._expiry.arm()
 
     async def _idle(self) -> None:
         await self._sleep(RETRY_SECONDS if self._scheduler.waits_for_slot else SWEEP_SECONDS)
@@ -277,41 +270,12 @@ class BatchedBackend:
             self._queue_window.add(result.queue_seconds, self._clock())
             if self._observer is not None:
                 self._observer.round_answered(result)
-        waiter = self._waiters.pop(outcome.key, None)
-        if waiter is None or waiter.done():
-            return
-        if isinstance(result, Refusal):
-            waiter.set_exception(result)
-        else:
-            waiter.set_result(result)
-
-    def _arm_expiry(self) -> None:
-        self._expire_with(self._scheduler.next_deadline())
-
-    def _expire_with(self, deadline: float | None) -> None:
-        """See to it that `expire` runs by this deadline; a timer that is set for an earlier time will
-        do.
-        """
-        if deadline is None or (self._expiry is not None and self._expires_at <= deadline):
-            return
-        if self._expiry is not None:
-            self._expiry.cancel()
-        loop = asyncio.get_running_loop()
-        self._expires_at = deadline
-        self._expiry = loop.call_later(max(0.0, deadline - self._clock()), self._expire)
+        self._waiters.settle(outcome.key, result)
 
     def _expire(self) -> None:
-        self._expiry = None
         for outcome in self._scheduler.expire(self._clock()):
             self._reply(outcome)
-        self._arm_expiry()
 
     def _check_alive(self) -> None:
         if self.failed.is_set():
             raise Refusal(Reason.INTERNAL, "the replica failed; go to another one")
-
-    def _refuse_all(self, refusal: Refusal) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            if not waiter.done():
-                waiter.set_exception(refusal)

@@ -74,10 +74,13 @@ class Expiry:
         self._due_at = 0.0
 
     def arm(self) -> None:
-        """Deadlines may have changed. A timer that is due earlier stays: firing in vain is cheaper than setting it anew
-        with every round.
+        """Any deadline may have changed."""
+        self.arm_by(self._next_deadline())
+
+    def arm_by(self, deadline: float | None) -> None:
+        """There is this one more. A timer that is due earlier stays: firing in vain is cheaper than setting it anew with every
+        round.
         """
-        deadline = self._next_deadline()
         if deadline is None or (self._timer is not None and self._due_at <= deadline):
             return
         self.cancel()

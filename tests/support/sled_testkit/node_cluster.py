@@ -41,6 +41,7 @@ class NodeCluster:
         self.network = Network()
         self.plane = ControlPlane(progress, address=self.network.gateway)
         self.machines: dict[str, Machine] = {}
+        self._ended = False
 
     def __enter__(self) -> NodeCluster:
         try:
@@ -60,6 +61,18 @@ class NodeCluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end(kind, error, trace)
+
+    def end(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        """Take everything away, once."""
+        if self._ended:
+            return
+        self._ended = True
         for machine in self.machines.values():
             machine.pull_plug()
         self.plane.__exit__(kind, error, trace)

@@ -27,6 +27,7 @@ from sled_verifier.scheduler import Outcome
 from sled_verifier.vllm.measuring import measure_step
 from sled_verifier.vllm.roster import Roster
 from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport
+from sled_verifier.waiters import Expiry, Waiters
 from sled_verifier.window import Window
 
 _log = logging.getLogger(__name__)
@@ -69,10 +70,9 @@ class VllmBackend:
         self._thread = thread
         self._roster = Roster(runtime.info, limits, control)
         self._clock = clock or asyncio.get_running_loop().time
-        self._waiters: dict[int, asyncio.Future[RoundVerdict]] = {}
+        self._waiters = Waiters()
         self._wake = asyncio.Event()
-        self._expiry: asyncio.TimerHandle | None = None
-        self._expires_at = 0.0
+        self._expiry = Expiry(self._clock, self._roster.next_deadline, self._expire)
         self._loop_task: asyncio.Task[None] | None = None
         self._queue_window = Window()
         self._step_window = Window()
@@ -120,9 +120,8 @@ class VllmBackend:
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.wait([self._loop_task])
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._refuse_all(Refusal(Reason.DRAINING, "the replica has stopped"))
+        self._expiry.cancel()
+        self._waiters.refuse_all(Refusal(Reason.DRAINING, "the replica has stopped"))
         # A step cannot be interrupted, so the runtime is closed after it, in its own thread.
         closing = self._thread.submit(self._runtime.close)
         done, _ = await asyncio.wait((asyncio.wrap_future(closing),), timeout=CLOSE_SECONDS)
@@ -151,26 +150,21 @@ class VllmBackend:
         answer = self._roster.submit(key, draft, self._clock())
         if isinstance(answer, RoundVerdict):
             return answer
-        waiter: asyncio.Future[RoundVerdict] = asyncio.get_running_loop().create_future()
-        self._waiters[key] = waiter
+        waiter = self._waiters.expect(key)
         if answer is not None:
             self._reply(answer)
         self._wake.set()
-        self._expire_with(self._roster.deadline_of(key))
-        try:
-            return await waiter
-        finally:
-            if self._waiters.get(key) is waiter:
-                del self._waiters[key]
-                self._roster.withdraw(key, self._clock())
+        self._expiry.arm_by(self._roster.deadline_of(key))
+        return await self._waiters.verdict(key, waiter, self._withdraw)
+
+    def _withdraw(self, key: int) -> None:
+        self._roster.withdraw(key, self._clock())
 
     def close(self, key: int) -> None:
         """See `VerifierBackend.close`."""
         self._roster.close(key)
         self._wake.set()
-        waiter = self._waiters.pop(key, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(Refusal(Reason.UNKNOWN_SEQUENCE, "the sequence was closed"))
+        self._waiters.closed(key)
 
     def capacity(self) -> Capacity:
         """See `VerifierBackend.capacity`."""
@@ -230,7 +224,7 @@ class VllmBackend:
     def _fail(self) -> None:
         self.step_started_at = None
         self.failed.set()
-        self._refuse_all(Refusal(Reason.INTERNAL, "the replica failed; go to another one"))
+        self._waiters.refuse_all(Refusal(Reason.INTERNAL, "the replica failed; go to another one"))
 
     async def _step(self) -> None:
         loop = asyncio.get_running_loop()
@@ -251,7 +245,7 @@ class VllmBackend:
         self._account(order, report)
         for outcome in outcomes:
             self._reply(outcome)
-        self._arm_expiry()
+        self._expiry.arm()
 
     async def _gather(self) -> None:
         """Let drafts that are about to arrive join the next step."""
@@ -297,41 +291,12 @@ class VllmBackend:
             self._queue_window.add(result.queue_seconds, self._clock())
             if self.observer is not None:
                 self.observer.round_answered(result)
-        waiter = self._waiters.pop(outcome.key, None)
-        if waiter is None or waiter.done():
-            return
-        if isinstance(result, Refusal):
-            waiter.set_exception(result)
-        else:
-            waiter.set_result(result)
-
-    def _arm_expiry(self) -> None:
-        self._expire_with(self._roster.next_deadline())
-
-    def _expire_with(self, deadline: float | None) -> None:
-        """See to it that `expire` runs by this deadline; a timer that is set for an earlier time will
-        do.
-        """
-        if deadline is None or (self._expiry is not None and self._expires_at <= deadline):
-            return
-        if self._expiry is not None:
-            self._expiry.cancel()
-        loop = asyncio.get_running_loop()
-        self._expires_at = deadline
-        self._expiry = loop.call_later(max(0.0, deadline - self._clock()), self._expire)
+        self._waiters.settle(outcome.key, result)
 
     def _expire(self) -> None:
-        self._expiry = None
         for outcome in self._roster.expire(self._clock()):
             self._reply(outcome)
-        self._arm_expiry()
 
     def _check_alive(self) -> None:
         if self.failed.is_set():
             raise Refusal(Reason.INTERNAL, "the replica failed; go to another one")
-
-    def _refuse_all(self, refusal: Refusal) -> None:
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            if not waiter.done():
-                waiter.set_exception(refusal)
