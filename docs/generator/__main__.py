@@ -11,6 +11,7 @@ import metrics_page
 import recording_image
 import results_block
 import scenarios_block
+import servers_block
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 ROOT = REFERENCE.parent.parent
@@ -25,12 +26,12 @@ def main() -> int:
     status = 0
     readme = ROOT / "README.md"
     texts = {REFERENCE / name: page() for name, page in PAGES.items()}
-    texts[readme] = results_block.refreshed(
-        readme.read_text(encoding="utf-8"), ROOT / "bench" / "results"
-    )
+    results = ROOT / "bench" / "results"
+    text = results_block.refreshed(readme.read_text(encoding="utf-8"), results)
+    texts[readme] = servers_block.refreshed(text, results)
     scenarios = ROOT / "docs" / "how-to" / "end-to-end-tests.md"
     texts[scenarios] = scenarios_block.refreshed(
-        scenarios.read_text(encoding="utf-8"), ROOT / "bench" / "results" / "e2e.json"
+        scenarios.read_text(encoding="utf-8"), results / "e2e.json"
     )
     recording = ROOT / "docs" / "tutorials" / "first-cluster.cast"
     if recording.exists():

@@ -94,7 +94,7 @@ def block(results: Path) -> str:
     lines += [
         "",
         f"{data['tokens_lost']} of {data['tokens_compared']} tokens were lost. {data['kind'].title()} "
-        f"on {data['machine']}, commit `{data['commit']}`, with `{data['command']}`; other work ran beside it.",
+        f"on {data['machine']}, commit `{data['commit']}`, with `{data['command']}`.",
     ]
     return "\n".join(lines)
 
