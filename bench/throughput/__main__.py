@@ -30,11 +30,12 @@ from sled_bench.trace import read  # noqa: E402
 
 TEXT_TOKENS = 128
 ALL = (1, 4, 8, 16, 32, 64)
+SOME = (1, 4, 16, 64)
 CASES = {
     "vllm": (Case("vllm", "vllm", TARGET), ALL),
     "small": (Case("small", "vllm", SMALL, most_step_tokens=320), ALL),
-    "llamacpp": (Case("llamacpp", "llamacpp", TARGET, 64, 15.0), (1, 8, 64)),
-    "torch": (Case("torch", "torch", TARGET, 64, 15.0), (1, 8, 64)),
+    "llamacpp": (Case("llamacpp", "llamacpp", TARGET, 64, 15.0), SOME),
+    "torch": (Case("torch", "torch", TARGET, 64, 15.0), SOME),
 }
 QUICK = (1, 4, 8)
 

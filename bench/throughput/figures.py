@@ -50,6 +50,7 @@ def _margins(name: str, run: Run) -> Figures:
     """How often the target would have left the text, and by how many logits."""
     margins = np.array(run.margins or [0.0])
     return {
+        f"{name}_places": run.places,
         f"{name}_diverging_percent": 100 * len(run.margins) / max(run.places, 1),
         f"{name}_diverging_margin_median": float(np.median(margins)),
         f"{name}_diverging_margin_largest": float(margins.max()),

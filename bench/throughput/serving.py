@@ -33,8 +33,8 @@ def rounds_at(load: int) -> int:
 
 def turns_at(load: int) -> list[Arm]:
     """Arms in mirrored order, so that a machine that slows down does so for both; drafts oftener where few texts are written."""
-    pairs = {1: 2, 2: 2}.get(load, 1)
-    more = {1: 8, 2: 6, 4: 4}.get(load, 1)
+    pairs = {1: 2, 2: 2, 8: 2}.get(load, 1)
+    more = {1: 8, 2: 6, 4: 4, 8: 4, 16: 2}.get(load, 1)
     return [PLAIN, SLED, SLED, PLAIN] * pairs + [SLED] * more
 
 
@@ -63,5 +63,5 @@ async def _at_load(
     await verifier.use(OFF)
     for arm in FIXED:
         if load * (arm.draft_tokens + 1) <= case.most_step_tokens:
-            yield await fleet.window(arm, max(4, rounds // 2))
+            yield await fleet.window(arm, min(8, rounds))
     await verifier.use(ServerPolicy())
