@@ -33,9 +33,8 @@ def rounds_at(load: int) -> int:
 
 def turns_at(load: int) -> list[Arm]:
     """Arms in mirrored order, so that a machine that slows down does so for both; drafts oftener where few texts are written."""
-    pairs = {1: 2, 2: 2, 8: 2}.get(load, 1)
-    more = {1: 8, 2: 6, 4: 4, 8: 4, 16: 2}.get(load, 1)
-    return [PLAIN, SLED, SLED, PLAIN] * pairs + [SLED] * more
+    more = {1: 8, 2: 6, 4: 4, 8: 4}.get(load, 1)
+    return [PLAIN, SLED, SLED, PLAIN] * (2 if load < 16 else 3) + [SLED] * more
 
 
 async def measured(case: Case, trace_file: Path, loads: Sequence[int]) -> Run:
