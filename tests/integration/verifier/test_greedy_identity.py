@@ -228,8 +228,9 @@ async def test_a_stale_prefix_is_refused_and_the_sequence_goes_on() -> None:
 
 async def test_a_sampled_text_does_not_depend_on_its_neighbours() -> None:
     """The same seed and the same drafts alone, and among others on other slots, give the same
-    tokens.
+    tokens. Drafts are verified whole: how much of one pays is a matter of the load.
     """
+    whole = {"loadAware": False}
     sampling = SamplingParams(temperature=0.9, top_p=0.95, seed=11)
 
     async def generate(address: str) -> list[int]:
@@ -244,10 +245,12 @@ async def test_a_sampled_text_does_not_depend_on_its_neighbours() -> None:
                 output += [*draft[: verdict.accepted], verdict.next_token]
         return output[:TOKENS]
 
-    async with running_verifier(engine=FakeEngine(model=TARGET, slots=1)) as address:
+    async with running_verifier(
+        engine=FakeEngine(model=TARGET, slots=1), batching=whole
+    ) as address:
         alone = await generate(address)
     async with (
-        running_verifier(engine=FakeEngine(model=TARGET, slots=5)) as address,
+        running_verifier(engine=FakeEngine(model=TARGET, slots=5), batching=whole) as address,
         greeted(address, "crowd") as crowd,
     ):
         texts = [text_of(prompt_of(200, n), seed=n) for n in range(4)]
