@@ -22,16 +22,19 @@ from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
 from sled_testkit.verifier_device import close_frame, hello_frame, open_frame
 
 MOST_SENDINGS = 20
+START_SECONDS = 120.0
+"""Until every device must have had a verdict."""
 LATE = pb.REFUSAL_REASON_DEADLINE_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What the devices do: the most tokens of a draft, whether they heed the verifier's hints, and by when they want each
-    round answered.
+    """What the devices do: the most tokens of a draft, whether each has so many, whether they heed the verifier's hints, and
+    by when they want each round answered.
     """
 
     draft_tokens: int
+    fixed: bool
     heeds_hints: bool
     deadline_ms: int
 
@@ -73,15 +76,17 @@ class LiveDevice:
         self._sequence = 0
         self._prefix = PrefixHash()
         self.tally = _Tally()
+        self.began = asyncio.Event()
+        """Set with the first verdict, which had to wait for the prompts of all."""
 
-    async def run(self, until: float) -> None:
-        """Write texts until this time by the monotonic clock."""
+    async def run(self, over: asyncio.Event) -> None:
+        """Write texts until it is over."""
         self._call = self._stub.Verify()
         await self._call.write(hello_frame(self._id, draft_model="replayed"))
         await self._read()
         await self._open()
         answered = time.monotonic()
-        while answered < until:
+        while not over.is_set():
             if self._replay.over:
                 await self._call.write(close_frame(self._sequence))
                 self._replay.begin_next()
@@ -100,6 +105,7 @@ class LiveDevice:
                 now - asked,
             )
             self._prefix.extend(output)
+            self.began.set()
             self.tally.tokens += len(output)
             self.tally.rounds += 1
             self.tally.verified += verdict.verified
@@ -148,7 +154,9 @@ async def fleet(
     warm_seconds: float,
     seconds: float,
 ) -> Outcome:
-    """One device for each of the timings, all at once; what they do in the first seconds does not count."""
+    """One device for each of the timings, all at once. What they do until everyone has had a verdict and `warm_seconds` after that
+    does not count.
+    """
     options = (*CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
     async with grpc.aio.insecure_channel(verifier.address, options=options) as channel:
         stub = pb_grpc.VerifierStub(channel)
@@ -157,22 +165,30 @@ async def fleet(
                 stub,
                 f"{timing.name}-{n}",
                 ReplayingDevice(
-                    timing, texts, n, asking.draft_tokens, heeds_hints=asking.heeds_hints
+                    timing,
+                    texts,
+                    n,
+                    asking.draft_tokens,
+                    heeds_hints=asking.heeds_hints,
+                    fixed=asking.fixed,
                 ),
                 asking.deadline_ms,
             )
             for n, timing in enumerate(timings)
         ]
-        until = time.monotonic() + warm_seconds + seconds
-        runs = [asyncio.create_task(device.run(until)) for device in devices]
-        await asyncio.sleep(warm_seconds)
-        for device in devices:
-            device.tally = _Tally()
-        cpu, began = time.process_time(), time.monotonic()
-        await asyncio.sleep(until - began)
-        tallies = [device.tally for device in devices]
-        cpu, took = time.process_time() - cpu, time.monotonic() - began
-        await asyncio.gather(*runs)
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for device in devices:
+                group.create_task(device.run(over))
+            async with asyncio.timeout(START_SECONDS):
+                await asyncio.gather(*(device.began.wait() for device in devices))
+            await asyncio.sleep(warm_seconds)
+            _taken(devices)
+            cpu, began = time.process_time(), time.monotonic()
+            await asyncio.sleep(seconds)
+            tallies = _taken(devices)
+            cpu, took = time.process_time() - cpu, time.monotonic() - began
+            over.set()
     gaps = [gap / count for tally in tallies for gap, count in tally.gaps for _ in range(count)]
     rounds = sum(tally.rounds for tally in tallies)
     return Outcome(
@@ -182,3 +198,11 @@ async def fleet(
         sum(tally.late for tally in tallies) / max(1, rounds),
         cpu / took,
     )
+
+
+def _taken(devices: Sequence[LiveDevice]) -> list[_Tally]:
+    """What the devices counted, who begin to count anew."""
+    tallies = [device.tally for device in devices]
+    for device in devices:
+        device.tally = _Tally()
+    return tallies

@@ -18,9 +18,11 @@ from sled_bench.trace import DRAFT_TOKENS, Text, read
 PI4 = DeviceTiming("pi4", 0.200, 0.050)
 FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
 """Assumed: a 0.5B model in 4 bits at 5, 16 and 45 tokens a second, 50 ms from the server and back."""
-SIZES = (4, 8, 12)
+SIZES = (4, 8, 16, 24, 32)
 STATIC_BATCH = 8
-RATES = (7.0, 4.0)
+FIXED_TOKENS = 4
+"""Draft tokens of a device that does not choose, as in the simulation."""
+RATES = (5.0, 4.0)
 """Output tokens a second that a device must get on average: nearly what one device alone gets of this server, and reading pace."""
 TOKEN_P95_SECONDS = 0.5
 PATIENT_MS = 20_000
@@ -32,27 +34,29 @@ TEXT_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How a server works and whether its devices draft."""
+    """How a server works, and what its devices draft: at most `draft_tokens` as they choose, or always so many."""
 
     name: str
     draft_tokens: int
     policy: ServerPolicy
+    fixed: bool = False
 
     @property
     def asking(self) -> live.Asking:
         """What devices do there."""
         deadline = DEADLINE_MS if self.policy.meet_deadlines else PATIENT_MS
-        return live.Asking(self.draft_tokens, self.policy.trim, deadline)
+        return live.Asking(self.draft_tokens, self.fixed, self.policy.trim, deadline)
 
 
 PLAIN = ServerPolicy(trim=False, meet_deadlines=False)
 CENTRAL = Serving("central", 0, PLAIN)
 STATIC = Serving(
     "static batching",
-    DRAFT_TOKENS,
+    FIXED_TOKENS,
     ServerPolicy(trim=False, meet_deadlines=False, static=STATIC_BATCH),
+    fixed=True,
 )
-DYNAMIC = Serving("dynamic batching", DRAFT_TOKENS, PLAIN)
+DYNAMIC = Serving("dynamic batching", FIXED_TOKENS, PLAIN, fixed=True)
 DEADLINES = Serving("deadlines, no trimming", DRAFT_TOKENS, ServerPolicy(trim=False))
 SLED = Serving("sled", DRAFT_TOKENS, ServerPolicy())
 

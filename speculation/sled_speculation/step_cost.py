@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
 """Tokens of a step between which its cost is taken to be straight."""
+FIT_EVERY_SECONDS = 1.0
+"""After steps that took so long in all, the curve is drawn anew."""
 _CONTEXT_UNIT = 1024.0
 """Context tokens are counted in thousands, so that all unknowns of the fit are of one size."""
 _SMOOTHNESS = 0.02
@@ -108,44 +110,38 @@ class StepCostEstimate:
     _cells: dict[tuple[int, int], _Cell] = field(default_factory=dict)
     _cost: StepCost | None = None
     _pace: float = 1.0
-    _unfitted: int = 0
-    _steps: int = 0
+    _unfitted_seconds: float = 0.0
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """One step; steps without tokens and times that are no times are ignored."""
         if shape.tokens < 1 or not math.isfinite(seconds) or seconds <= 0:
             return
         seconds = max(seconds, _SHORTEST)
+        self._unfitted_seconds += seconds
         if self._cost is not None:
             surprise = seconds / (self._pace * max(self._cost.seconds(shape), _SHORTEST))
             self._pace *= min(max(surprise, 1 / _OUTLIER), _OUTLIER) ** _PACE_STEP
             seconds /= self._pace
-            if not 1 / _NEWS < surprise < _NEWS:
-                # The curve is wrong here, perhaps because it was only carried on from afar.
-                self._unfitted += _NEWS_STEPS
         key = (bisect.bisect_right(KNOTS, shape.tokens), max(shape.sequences, 1).bit_length())
         cell = self._cells.get(key)
         if cell is None:
             self._cells[key] = _Cell(shape.tokens, shape.sequences, shape.context_tokens, seconds)
         else:
             cell.add(shape, seconds)
-        self._steps += 1
-        self._unfitted += 1
 
     def load(self, samples: Iterable[tuple[StepShape, float]]) -> None:
         """Take over what a measurement at the start found."""
         for shape, seconds in samples:
             self.observe(shape, seconds)
-        self._unfitted = _MOST_UNFITTED_STEPS
+        self._unfitted_seconds = math.inf
 
     def cost(self) -> StepCost | None:
         """The present estimate; None before steps of two different token counts were seen."""
-        # What is known well need not be fitted again so often: it takes milliseconds.
-        enough = min(_FIT_EVERY_STEPS + self._steps // 8, _MOST_UNFITTED_STEPS)
-        due = self._unfitted >= enough or (self._cost is None and self._unfitted > 0)
+        # A fit takes milliseconds, so by seconds of steps it costs slow engines and quick ones alike.
+        due = self._unfitted_seconds >= (FIT_EVERY_SECONDS if self._cost else 0.0)
         if due and len({key[0] for key in self._cells}) > 1:
             self._cost = fit(list(self._cells.values()))
-            self._unfitted = 0
+            self._unfitted_seconds = 0.0
         return None if self._cost is None else self._cost.scaled(self._pace)
 
 
@@ -267,10 +263,6 @@ _KNOT_ARRAY = np.array(KNOTS, dtype=np.float64)
 _CELL_STEP = 0.05
 _PACE_STEP = 0.05
 _OUTLIER = 3.0
-_NEWS = 1.3
-_NEWS_STEPS = 64
 _SHORTEST = 1e-7
-_FIT_EVERY_STEPS = 32
-_MOST_UNFITTED_STEPS = 256
 _TOLERANCE = 1e-10
 _TINY = 1e-300

@@ -116,7 +116,8 @@ class _Quote:
 def _quote(foreseen: Survival, frame: StepFrame, cost: StepCost) -> _Quote:
     """The count of highest goodput, `foreseen` [n] falling.
 
-    All counts are compared and not just the next one: where a second token costs a jump, a third may be nearly free.
+    All counts are compared and not just the next one: where a second token costs a jump, a third may be nearly free. The best of
+    many estimates is a lucky one, so it must be worth its time by a margin.
     """
     if not foreseen.size:
         return _Quote(0.0, 0, 0)
@@ -130,7 +131,8 @@ def _quote(foreseen: Survival, frame: StepFrame, cost: StepCost) -> _Quote:
     spare = math.isinf(frame.idle_seconds)
     rates = expected if spare else expected / (seconds[: room + 1] + frame.idle_seconds)
     best = int(rates.argmax())
-    if best == 0:
+    least = 0.0 if spare else WORTHWHILE * float(rates[0] * (seconds[best] - seconds[0]))
+    if best == 0 or float(expected[best] - expected[0]) < least:
         return _Quote(NOTHING_PAYS, 0, room)
     price = float(foreseen[best - 1])
     if best == foreseen.size:
@@ -170,3 +172,7 @@ def _most_likely(rounds: Sequence[DraftedRound], counts: Sequence[int], most: in
 
 NOTHING_PAYS = math.inf
 """A price that no survival reaches."""
+WORTHWHILE = 1.1
+"""Draft tokens must bring so many times the output that their time would bring without drafts, since the cost of a step is known
+to about a tenth: little is lost where they would have brought less, and no step is a loss because its cost was misjudged.
+"""

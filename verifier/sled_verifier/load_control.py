@@ -36,6 +36,12 @@ PROBE_ROUNDS = 64
 """A sequence whose drafts do not pay is given a chance after so many rounds: acceptance can only be
 learnt by verifying, and one token in so many rounds costs about a hundredth.
 """
+CHECK_STEPS = 48
+"""After so many steps with drafts one goes without, where drafts are dear: what they add to a step is known only beside what it
+costs without them, and on shared machines that changes.
+"""
+DEAR = 0.3
+"""The price from which on it is worth a step to look."""
 HINT_STRETCH = 1.5
 """Devices are told a length so many times the one that pays: what is too much is trimmed when the step is known, what is too little
 leaves the step empty. Where not even one token pays, they are told so all the same.
@@ -77,6 +83,7 @@ class LoadControl:
         self._max = max_draft_tokens
         self._rounds_seen = 0
         self._steps_with_prompts = 0
+        self._steps_with_drafts = 0
         self._busy = 0.0
         self._elapsed = 0.0
         self._weight = 0.0
@@ -112,6 +119,8 @@ class LoadControl:
         self._elapsed = self._elapsed * MEMORY + interval
         self._weight = self._weight * MEMORY + 1
         if rounds:
+            plain = shape.tokens <= shape.sequences
+            self._steps_with_drafts = 0 if plain else self._steps_with_drafts + 1
             step = max(1 / (self._rounds_seen + 1), 1 - MEMORY)
             self._rounds_seen += 1
             self._rounds += step * (rounds - self._rounds)
@@ -154,6 +163,8 @@ class LoadControl:
         fits = sum(lengths) <= max_draft_tokens
         if cost is None or (fits and idle == math.inf and frame.max_seconds == math.inf):
             return _in_turn(lengths, max_draft_tokens)
+        if self._check_due():
+            return (0,) * len(candidates)
         trimmed = trim([self._drafted(candidate) for candidate in candidates], frame, cost)
         chosen = zip(candidates, trimmed.verified, strict=True)
         return tuple(self._or_probe(c, verified, max_draft_tokens) for c, verified in chosen)
@@ -230,6 +241,11 @@ class LoadControl:
         if sampling.greedy or sampling.mode is AcceptanceMode.MATCH:
             return DraftedRound(survival, survival)
         return DraftedRound(survival, past)
+
+    def _check_due(self) -> bool:
+        """The engine's present cost without drafts shall be looked at; no draft has a say in it."""
+        dear = self.settings.trim and DEAR <= self._price < NOTHING_PAYS
+        return dear and self._steps_with_drafts >= CHECK_STEPS
 
     def _probe_due(self, key: int) -> bool:
         return self._price != NOTHING_PAYS and self._plain.get(key, 0) >= PROBE_ROUNDS

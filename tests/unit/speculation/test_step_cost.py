@@ -176,3 +176,18 @@ def test_a_machine_that_is_flat_stays_flat() -> None:
     cost = estimate.cost()
     assert cost is not None
     assert cost.seconds(StepShape(256, 1, 0)) < 0.022
+
+
+def test_what_the_present_steps_cost_is_known_after_a_few_of_them() -> None:
+    """A load that comes after hours of others, on an engine with slow steps."""
+    estimate = StepCostEstimate()
+    for _ in range(5000):
+        for tokens in (1, 2, 4, 8, 16, 32):
+            estimate.observe(StepShape(tokens, tokens, 0), 0.3 + 0.01 * tokens)
+    for _ in range(6):
+        estimate.observe(StepShape(64, 64, 6400), 2.6)
+        estimate.observe(StepShape(96, 64, 6400), 4.1)
+    cost = estimate.cost()
+    assert cost is not None
+    plain, with_drafts = cost.by_tokens(np.array([64, 96]), 64, 6400)
+    assert with_drafts / plain == pytest.approx(4.1 / 2.6, rel=0.05)

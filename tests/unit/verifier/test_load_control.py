@@ -14,6 +14,7 @@ from sled_verifier.engine.base import EngineError
 from sled_verifier.engine.fake import CostModel, FakeEngine
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import (
+    CHECK_STEPS,
     MOST_UNLEARNT_STEPS,
     PROBE_ROUNDS,
     Candidate,
@@ -64,7 +65,7 @@ def a_control(
         control.opened(key, opening(f"d{key}"))
     now = 0.0
     for step in range(200):
-        tokens = SEQUENCES * (2 + step % 5)
+        tokens = SEQUENCES * (1 + step % 6)
         seconds = 0.02 + token_seconds * tokens
         now += seconds / (1 - idle_share)
         control.stepped(StepShape(tokens, SEQUENCES, 800), SEQUENCES, seconds, now)
@@ -208,6 +209,38 @@ def test_where_nothing_could_pay_nothing_is_tried() -> None:
     for _ in range(3 * PROBE_ROUNDS):
         assert control.hint(0) == 0
         control.judged(0, a_draft(0), verdict(0, 0))
+
+
+def test_where_drafts_are_dear_a_step_without_them_is_looked_at_now_and_then() -> None:
+    control = a_control(token_seconds=0.002)
+    assert control.price > 0.3
+    counts = []
+    for step in range(3 * (CHECK_STEPS + 1)):
+        chosen = sum(choose(control, *(candidate(key) for key in range(SEQUENCES))))
+        counts.append(chosen)
+        tokens = SEQUENCES + chosen
+        control.stepped(StepShape(tokens, SEQUENCES, 800), SEQUENCES, 0.1, 1e3 + step * 0.1)
+    assert counts.count(0) == 3
+    cheap = a_control(token_seconds=1e-6)
+    for step in range(2 * CHECK_STEPS):
+        assert sum(choose(cheap, *(candidate(key) for key in range(SEQUENCES)))) == 64
+        cheap.stepped(StepShape(72, SEQUENCES, 800), SEQUENCES, 0.02, 1e3 + step * 0.02)
+
+
+def test_a_machine_that_changed_is_known_again_by_its_own_steps() -> None:
+    """Drafts that paid no longer do: a step with them takes longer, and one without does not."""
+    control = a_control(token_seconds=0.002)
+    now = 1e3
+    totals = []
+    for _ in range(12 * CHECK_STEPS):
+        chosen = sum(choose(control, *(candidate(key) for key in range(SEQUENCES))))
+        totals.append(chosen)
+        seconds = 0.036 + 0.02 * chosen
+        now += seconds
+        shape = StepShape(SEQUENCES + chosen, SEQUENCES, 800)
+        control.stepped(shape, SEQUENCES, seconds, now)
+    assert totals[0] > 0
+    assert sum(totals[-CHECK_STEPS:]) == 0
 
 
 def test_a_bad_stretch_is_forgotten() -> None:
