@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sled_speculation.sampling import AcceptanceMode, SamplingParams
-from sled_speculation.step_cost import StepCost, StepCostEstimate, StepShape
+from sled_speculation.step_cost import StepCost, StepShape
+from sled_speculation.step_cost_estimate import StepCostEstimate
 from sled_speculation.trimming import (
     NOTHING_PAYS,
     DraftedRound,

@@ -10,10 +10,10 @@ import pytest
 from sled_speculation.step_cost import (
     KNOTS,
     StepCost,
-    StepCostEstimate,
     StepShape,
     measurement_shapes,
 )
+from sled_speculation.step_cost_estimate import StepCostEstimate
 
 
 def jumpy(shape: StepShape) -> float:
@@ -191,3 +191,25 @@ def test_what_the_present_steps_cost_is_known_after_a_few_of_them() -> None:
     assert cost is not None
     plain, with_drafts = cost.by_tokens(np.array([64, 96]), 64, 6400)
     assert with_drafts / plain == pytest.approx(4.1 / 2.6, rel=0.05)
+
+
+def test_each_load_has_what_its_own_steps_took_where_one_curve_for_all_is_off() -> None:
+    """Four tokens of one sequence take longer than four sequences of one token each."""
+    estimate = StepCostEstimate()
+    for _ in range(20):
+        for tokens, sequences, seconds in (
+            (4, 1, 0.42),
+            (5, 1, 0.50),
+            (9, 1, 0.66),
+            (17, 2, 1.08),
+            (27, 3, 1.75),
+            (4, 4, 0.30),
+            (16, 4, 1.16),
+        ):
+            estimate.observe(StepShape(tokens, sequences, 40 * sequences), seconds)
+    estimate.load(())
+    cost = estimate.cost()
+    assert cost is not None
+    plain, with_drafts = cost.by_tokens(np.array([4, 16]), 4, 160)
+    assert with_drafts / plain == pytest.approx(1.16 / 0.30, rel=0.05)
+    assert cost.seconds(StepShape(4, 1, 40)) > 1.1 * cost.seconds(StepShape(4, 4, 160))
