@@ -28,13 +28,13 @@ class Run:
 
 def rounds_at(load: int) -> int:
     """Rounds of a window: fewer where a step takes longer and more sequences tell more."""
-    return 12 if load < 8 else 8 if load == 8 else 6
+    return 12 if load < 8 else 8 if load == 8 else 6 if load < 64 else 4
 
 
 def turns_at(load: int) -> list[Arm]:
     """Arms in mirrored order, so that a machine that slows down does so for both; drafts oftener where few texts are written."""
     more = {1: 8, 2: 6, 4: 4, 8: 4}.get(load, 1)
-    return [PLAIN, SLED, SLED, PLAIN] * (2 if load < 16 else 3) + [SLED] * more
+    return [PLAIN, SLED, SLED, PLAIN] * (3 if load == 16 else 2) + [SLED] * more
 
 
 async def measured(case: Case, trace_file: Path, loads: Sequence[int]) -> Run:
