@@ -18,7 +18,7 @@ from sled_bench.trace import DRAFT_TOKENS, Text, read
 PI4 = DeviceTiming("pi4", 0.200, 0.050)
 FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
 """Assumed: a 0.5B model in 4 bits at 5, 16 and 45 tokens a second, 50 ms from the server and back."""
-SIZES = (4, 8, 16, 24, 32)
+SIZES = (4, 8, 12, 16)
 STATIC_BATCH = 8
 FIXED_TOKENS = 4
 """Draft tokens of a device that does not choose, as in the simulation."""

@@ -37,10 +37,11 @@ def of_case(name: str, run: Run, trace: Trace) -> tuple[list[dict[str, Any]], Fi
                 seconds[fixed] = row["cpu_seconds_a_step"]
         mine = next(r for r in rows if r["load"] == load and r["arm"] == SLED.name)
         mine["ratio"] = mine["tokens_a_round"] / _cost_beside_plain(run.windows, load)
-        mine["limit_ratio"] = best_ratio(trace, seconds)
-        shares.append(mine["ratio"] / mine["limit_ratio"])
         figures[f"{name}_ratio_at_{load}_sequences"] = mine["ratio"]
-        figures[f"{name}_limit_at_{load}_sequences"] = mine["limit_ratio"]
+        if len(seconds) > 1:
+            mine["limit_ratio"] = best_ratio(trace, seconds)
+            shares.append(mine["ratio"] / mine["limit_ratio"])
+            figures[f"{name}_limit_at_{load}_sequences"] = mine["limit_ratio"]
     figures[f"{name}_worst_ratio"] = min(r["ratio"] for r in rows if r["arm"] == SLED.name)
     figures[f"{name}_share_of_limit"] = min(shares)
     figures[f"{name}_drafts"] = trace.drafter

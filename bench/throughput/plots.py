@@ -28,7 +28,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             continue
         loads = [row["load"] for row in mine]
         (line,) = left.plot(loads, [row["ratio"] for row in mine], marker="o", label=label)
-        limits = [row["limit_ratio"] for row in mine]
+        limits = [row.get("limit_ratio", float("nan")) for row in mine]
         left.plot(loads, limits, linestyle=":", color=line.get_color())
     left.axhline(1.0, color="grey", linewidth=0.8)
     left.set_ylabel("output tokens a CPU-second, no drafts = 1\n(dotted: what was possible)")

@@ -49,25 +49,35 @@ class Curve:
         rise = (self.seconds[-1] - self.seconds[-2]) / (self.tokens[-1] - self.tokens[-2])
         return np.asarray(found + np.maximum(tokens - self.tokens[-1], 0) * rise, dtype=np.float64)
 
+    def scaled(self, factor: float) -> Curve:
+        """The same, slower by this factor."""
+        return Curve(self.tokens, self.seconds * factor)
+
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
     """Seconds of a step; made by a `StepCostEstimate`, or by hand for a simulator.
 
-    `knot_seconds` [len(KNOTS)] never falls. `curves` stand in its place at loads of their class.
+    `knot_seconds` [len(KNOTS)] never falls. `curves` stand in its place at loads of their class, and `plain` for steps of one
+    token a sequence: where those fill what the machine computes at once, the first draft token costs a jump.
     """
 
     knot_seconds: NDArray[np.float64]
     sequence_seconds: float = 0.0
     context_token_seconds: float = 0.0
     curves: Mapping[int, Curve] = field(default_factory=dict)
+    plain: Curve | None = None
 
     def by_tokens(
         self, tokens: NDArray[np.int64], sequences: int, context_tokens: int
     ) -> NDArray[np.float64]:
         """Seconds [n] for each of the token counts [n], all at least 1."""
         curve = self.curves.get(load_class(sequences)) or Curve(KNOT_ARRAY, self.knot_seconds)
-        return curve.at(tokens) + self.rest(sequences, context_tokens)
+        seconds = curve.at(tokens)
+        if self.plain is not None:
+            least = self.plain.at(np.minimum(tokens, sequences))
+            seconds = np.where(tokens <= sequences, least, np.maximum(seconds, least))
+        return seconds + self.rest(sequences, context_tokens)
 
     def seconds(self, shape: StepShape) -> float:
         """Seconds of one step; 0 for one without tokens."""
@@ -82,7 +92,8 @@ class StepCost:
             self.knot_seconds * factor,
             self.sequence_seconds * factor,
             self.context_token_seconds * factor,
-            {load: Curve(c.tokens, c.seconds * factor) for load, c in self.curves.items()},
+            {load: curve.scaled(factor) for load, curve in self.curves.items()},
+            self.plain and self.plain.scaled(factor),
         )
 
     def rest(self, sequences: float, context_tokens: float) -> float:

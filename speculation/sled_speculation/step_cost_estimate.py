@@ -25,7 +25,7 @@ class StepCostEstimate:
     is learnt apart, within some twenty steps, and the shape of the cost, at that pace, slowly.
     """
 
-    _cells: dict[tuple[int, int], Cell] = field(default_factory=dict)
+    _cells: dict[tuple[int, int, bool], Cell] = field(default_factory=dict)
     _cost: StepCost | None = None
     _pace: float = 1.0
     _unfitted_seconds: float = 0.0
@@ -40,7 +40,8 @@ class StepCostEstimate:
             surprise = seconds / (self._pace * max(self._cost.seconds(shape), _SHORTEST))
             self._pace *= min(max(surprise, 1 / _OUTLIER), _OUTLIER) ** _PACE_STEP
             seconds /= self._pace
-        key = (bisect.bisect_right(KNOTS, shape.tokens), load_class(shape.sequences))
+        plain = shape.tokens <= shape.sequences
+        key = (bisect.bisect_right(KNOTS, shape.tokens), load_class(shape.sequences), plain)
         cell = self._cells.get(key)
         if cell is None:
             self._cells[key] = Cell(shape.tokens, shape.sequences, shape.context_tokens, seconds)

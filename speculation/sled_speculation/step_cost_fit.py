@@ -27,6 +27,11 @@ class Cell:
     seconds: float
     weight: float = 1.0
 
+    @property
+    def plain(self) -> bool:
+        """One token for each sequence."""
+        return self.tokens <= self.sequences
+
     def add(self, shape: StepShape, seconds: float) -> None:
         """One more step; an outlier counts as a few times the mean."""
         bounded = min(seconds, _OUTLIER * self.seconds)
@@ -56,31 +61,37 @@ def fit(cells: Sequence[Cell]) -> StepCost:
     )
     curve = _carried_on(np.cumsum(found[: len(KNOTS)]), max(cell.tokens for cell in cells))
     cost = StepCost(curve, float(found[-2]), float(found[-1]) / _CONTEXT_UNIT)
-    return replace(cost, curves=dict(_curves(cells, cost)))
+    plain = [cell for cell in cells if cell.plain]
+    return replace(
+        cost,
+        curves=dict(_curves([cell for cell in cells if not cell.plain], cost)),
+        plain=_corrected(plain, cost) if plain else None,
+    )
 
 
 def _curves(cells: Sequence[Cell], cost: StepCost) -> Iterator[tuple[int, Curve]]:
-    """For each class of loads the curve as its own steps correct it, the more the more of them there were.
+    """For each class of loads the curve as its own steps correct it.
 
     One curve for all loads is off by a tenth here and there, and whether drafts pay hangs on the difference between two
-    places of it. Between and beyond the steps that were seen the correction goes on.
+    places of it.
     """
-    whole = Curve(KNOT_ARRAY, cost.knot_seconds)
     for load in sorted({load_class(round(cell.sequences)) for cell in cells}):
-        mine = sorted(
-            (cell for cell in cells if load_class(round(cell.sequences)) == load),
-            key=lambda cell: cell.tokens,
-        )
-        seen = np.array([cell.tokens for cell in mine])
-        trust = np.array([cell.weight / (cell.weight + _DOUBT) for cell in mine])
-        own = np.array(
-            [cell.seconds - cost.rest(cell.sequences, cell.context_tokens) for cell in mine]
-        )
-        told = np.maximum(whole.at(seen), _TINY)
-        factors = np.clip(1 + trust * (own - told) / told, 1 / _OUTLIER, _OUTLIER)
-        tokens = np.union1d(KNOT_ARRAY, seen)
-        seconds = whole.at(tokens) * np.interp(tokens, seen, factors)
-        yield load, Curve(tokens, np.maximum.accumulate(seconds))
+        yield load, _corrected([c for c in cells if load_class(round(c.sequences)) == load], cost)
+
+
+def _corrected(cells: Sequence[Cell], cost: StepCost) -> Curve:
+    """The curve through these cells, the nearer the more steps they stand for; between and beyond them the correction goes on."""
+    cells = sorted(cells, key=lambda cell: cell.tokens)
+    whole = Curve(KNOT_ARRAY, cost.knot_seconds)
+    seen = np.array([cell.tokens for cell in cells])
+    trust = np.array([cell.weight / (cell.weight + _DOUBT) for cell in cells])
+    rest = [cost.rest(cell.sequences, cell.context_tokens) for cell in cells]
+    own = np.array([cell.seconds for cell in cells]) - rest
+    told = np.maximum(whole.at(seen), _TINY)
+    factors = np.clip(1 + trust * (own - told) / told, 1 / _OUTLIER, _OUTLIER)
+    tokens = np.union1d(KNOT_ARRAY, seen)
+    seconds = whole.at(tokens) * np.interp(tokens, seen, factors)
+    return Curve(tokens, np.maximum.accumulate(seconds))
 
 
 def _carried_on(curve: NDArray[np.float64], most_tokens: float) -> NDArray[np.float64]:

@@ -113,7 +113,7 @@ def test_memory_is_bounded_by_shapes() -> None:
     for _ in range(5000):
         sequences = rng.randrange(1, 65)
         estimate.observe(StepShape(sequences * rng.randrange(1, 18), sequences, 0), 0.1)
-    assert len(estimate._cells) <= (len(KNOTS) + 1) * 8
+    assert len(estimate._cells) <= (len(KNOTS) + 1) * 8 * 2
 
 
 def test_the_shapes_to_measure_fit_a_step_and_cover_every_load() -> None:
@@ -213,3 +213,25 @@ def test_each_load_has_what_its_own_steps_took_where_one_curve_for_all_is_off() 
     plain, with_drafts = cost.by_tokens(np.array([4, 16]), 4, 160)
     assert with_drafts / plain == pytest.approx(1.16 / 0.30, rel=0.05)
     assert cost.seconds(StepShape(4, 1, 40)) > 1.1 * cost.seconds(StepShape(4, 4, 160))
+
+
+def test_the_jump_between_no_drafts_and_the_first_is_seen() -> None:
+    """A full load fills what the machine computes at once; one draft token more begins anew."""
+    estimate = StepCostEstimate()
+    for _ in range(20):
+        for tokens, sequences, seconds in (
+            (16, 16, 0.8),
+            (32, 32, 1.0),
+            (64, 64, 1.2),
+            (71, 64, 1.6),
+            (128, 64, 2.4),
+        ):
+            estimate.observe(StepShape(tokens, sequences, 60 * sequences), seconds)
+    estimate.load(())
+    cost = estimate.cost()
+    assert cost is not None
+    plain, few, some = cost.by_tokens(np.array([64, 66, 71]), 64, 64 * 60)
+    assert plain == pytest.approx(1.2, rel=0.05)
+    assert few > 1.35
+    assert some == pytest.approx(1.6, rel=0.05)
+    assert cost.seconds(StepShape(60, 60, 3600)) == pytest.approx(1.2, rel=0.08)
