@@ -36,7 +36,7 @@ def of_case(name: str, run: Run, trace: Trace) -> tuple[list[dict[str, Any]], Fi
             if fixed is not None:
                 seconds[fixed] = row["cpu_seconds_a_step"]
         mine = next(r for r in rows if r["load"] == load and r["arm"] == SLED.name)
-        mine["ratio"] = mine["tokens_a_round"] / _cost_beside_plain(run.windows, load)
+        mine["ratio"] = _beside_plain(run.windows, load)
         figures[f"{name}_ratio_at_{load}_sequences"] = mine["ratio"]
         if len(seconds) > 1:
             mine["limit_ratio"] = best_ratio(trace, seconds)
@@ -60,17 +60,19 @@ def _margins(name: str, run: Run) -> Figures:
     }
 
 
-def _cost_beside_plain(windows: Sequence[Window], load: int) -> float:
-    """Processor time of a round with drafts over that of one without, the median of windows that followed each other: a machine
-    that turns slower does so for both of a pair.
+def _beside_plain(windows: Sequence[Window], load: int) -> float:
+    """Output of a round with drafts over its processor time in rounds without, both over the same windows, which followed each
+    other: a machine that turns slower does so for both of a pair. Rounds with more drafts bring and cost more, so that neither
+    may be a median, nor of other windows than the other.
     """
-    at_load = [window for window in windows if window.load == load]
-    pairs = []
-    for first, second in itertools.pairwise(at_load):
-        cost = {window.arm: window.cpu / window.rounds for window in (first, second)}
-        if cost.keys() == {PLAIN.name, SLED.name}:
-            pairs.append(cost[SLED.name] / cost[PLAIN.name])
-    return float(np.median(pairs))
+    brought, cost = [], []
+    for first, second in itertools.pairwise(w for w in windows if w.load == load):
+        pair = {window.arm: window for window in (first, second)}
+        if pair.keys() == {PLAIN.name, SLED.name}:
+            sled, plain = pair[SLED.name], pair[PLAIN.name]
+            brought.append(sled.tokens / sled.rounds)
+            cost.append(sled.cpu / sled.rounds / (plain.cpu / plain.rounds))
+    return float(np.mean(brought) / np.mean(cost))
 
 
 def _by_arm(windows: Sequence[Window], load: int) -> dict[str, list[Window]]:

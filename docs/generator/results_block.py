@@ -40,13 +40,40 @@ SHOWN = (
     ("throughput", "ratio_at_8_sequences", "The same, 8 sequences"),
     (
         "throughput",
-        "worst_ratio_any_load",
+        "vllm_worst_ratio",
         "The same, the least of 1 to 64 sequences",
     ),
     (
         "throughput",
-        "share_of_limit",
+        "vllm_share_of_limit",
         "The same, the least share of what machine and acceptance allow",
+    ),
+    (
+        "throughput",
+        "small_ratio_at_4_sequences",
+        "SmolLM2-135M in bf16 on vLLM, made-up drafts, 4 sequences: the same ratio",
+    ),
+    (
+        "throughput",
+        "small_limit_at_4_sequences",
+        "The same, what machine and acceptance allow",
+    ),
+    ("throughput", "small_worst_ratio", "The same, the least of 1 to 64 sequences"),
+    (
+        "throughput",
+        "llamacpp_worst_ratio",
+        "Qwen2.5-Coder 1.5B in 4 bits on llama.cpp: the same, the least of 1 to 64 sequences",
+    ),
+    (
+        "capacity",
+        "ratio_vs_central",
+        "Devices that get 4 tokens/s from Qwen2.5-Coder 1.5B on vLLM, over central serving",
+    ),
+    ("capacity", "ratio_vs_static_batching", "The same, over static batching"),
+    (
+        "capacity",
+        "ratio_vs_central_at_3_tokens_a_second",
+        "The same for 3 tokens/s, over central serving",
     ),
     ("engine", "verifications_per_second", "Fake engine, gRPC on loopback: verifications a second"),
     (

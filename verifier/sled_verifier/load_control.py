@@ -35,7 +35,8 @@ MIN_STEPS = 20
 """Steps with rounds after which the engine's pace is believed."""
 PROBE_ROUNDS = 64
 """A sequence whose drafts do not pay is given a chance after so many rounds: acceptance can only be
-learnt by verifying, and one token in so many rounds costs about a hundredth.
+learnt by verifying. One step in so many has such chances, for all who wait for one: the first draft token of a step may be
+the dearest.
 """
 CHECK_STEPS = 48
 """After so many steps with drafts one goes without, where drafts are dear: what they add to a step is known only beside what it
@@ -85,6 +86,7 @@ class LoadControl:
         self._rounds_seen = 0
         self._steps_with_prompts = 0
         self._steps_with_drafts = 0
+        self._steps_without_probe = 0
         self._busy = 0.0
         self._elapsed = 0.0
         self._weight = 0.0
@@ -122,6 +124,7 @@ class LoadControl:
         if rounds:
             plain = shape.tokens <= shape.sequences
             self._steps_with_drafts = 0 if plain else self._steps_with_drafts + 1
+            self._steps_without_probe += 1
             step = max(1 / (self._rounds_seen + 1), 1 - MEMORY)
             self._rounds_seen += 1
             self._rounds += step * (rounds - self._rounds)
@@ -167,8 +170,7 @@ class LoadControl:
         if self._check_due():
             return (0,) * len(candidates)
         trimmed = trim([self._drafted(candidate) for candidate in candidates], frame, cost)
-        chosen = zip(candidates, trimmed.verified, strict=True)
-        return tuple(self._or_probe(c, verified, max_draft_tokens) for c, verified in chosen)
+        return self._with_probes(candidates, trimmed.verified, max_draft_tokens)
 
     def hint(self, key: int) -> int:
         """The draft length that pays for a sequence at the present load, 0 to the limit."""
@@ -249,12 +251,23 @@ class LoadControl:
         return dear and self._steps_with_drafts >= CHECK_STEPS
 
     def _probe_due(self, key: int) -> bool:
-        return self._price != NOTHING_PAYS and self._plain.get(key, 0) >= PROBE_ROUNDS
+        due = self._steps_without_probe >= PROBE_ROUNDS and self._price != NOTHING_PAYS
+        return due and self._plain.get(key, 0) >= PROBE_ROUNDS
 
-    def _or_probe(self, candidate: Candidate, verified: int, max_draft_tokens: int) -> int:
-        if verified or not candidate.draft.draft_tokens or not self._probe_due(candidate.key):
-            return verified
-        return min(1, max_draft_tokens)
+    def _with_probes(
+        self, candidates: Sequence[Candidate], verified: Sequence[int], max_draft_tokens: int
+    ) -> tuple[int, ...]:
+        """One token of each draft that is due for a chance, where there is room."""
+        room = max_draft_tokens - sum(verified)
+        counts = list(verified)
+        for place, candidate in enumerate(candidates):
+            drafted = bool(candidate.draft.draft_tokens)
+            if room > 0 and drafted and not counts[place] and self._probe_due(candidate.key):
+                counts[place] = 1
+                room -= 1
+        if counts != list(verified):
+            self._steps_without_probe = 0
+        return tuple(counts)
 
 
 def confidences_of(draft: DraftRequest) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,16 @@ def static_hold(keeper: Any, rounds: int) -> Hold | None:
 def main() -> None:
     config, trace, out = map(Path, sys.argv[1:])
     held = Held.to(read(trace))
+    status = 0
     # Whatever goes wrong at the end, what was counted is kept.
     try:
         asyncio.run(serve(load_config(config), held))
-    finally:
-        out.write_text(json.dumps({"places": held.places, "margins": held.margins}))
-        os._exit(0)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    out.write_text(json.dumps({"places": held.places, "margins": held.margins}))
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

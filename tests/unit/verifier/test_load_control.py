@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections.abc import Sequence
 
 import pytest
 
@@ -194,14 +195,40 @@ def test_a_drawn_token_is_not_looked_at() -> None:
 def test_where_drafts_do_not_pay_one_is_tried_from_time_to_time() -> None:
     control = a_control(token_seconds=0.01, rate=0.2)
     hints = []
-    for _ in range(3 * PROBE_ROUNDS):
+    for step in range(3 * PROBE_ROUNDS):
         hint = control.hint(0)
         verified = choose(control, candidate(0, hint))[0] if hint else 0
         assert verified == hint
         hints.append(hint)
-        control.judged(0, a_draft(hint), verdict(verified, 0))
+        run_step(control, (0,), verified, step)
     assert 2 <= sum(hints) <= 4
     assert max(hints) == 1
+
+
+def run_step(control: LoadControl, keys: Sequence[int], verified: int, step: int) -> None:
+    """A step of a machine on which every token costs the same; no draft token is accepted."""
+    tokens = len(keys) * (1 + verified)
+    shape, seconds = StepShape(tokens, len(keys), 100 * len(keys)), 0.02 + 0.02 * tokens
+    control.stepped(shape, len(keys), seconds, 1e3 + step * seconds)
+    for key in keys:
+        control.judged(key, a_draft(verified), verdict(verified, 0))
+
+
+def test_those_who_are_due_for_a_chance_get_it_in_one_step() -> None:
+    control = a_control(token_seconds=0.01, rate=0.2)
+    keys = range(SEQUENCES)
+    with_chances = []
+    for step in range(3 * PROBE_ROUNDS):
+        # Their last chances were not at the same time.
+        for key in keys:
+            if step == key:
+                control.judged(key, a_draft(1), verdict(1, 0))
+        counts = choose(control, *(candidate(key, control.hint(key)) for key in keys))
+        if any(counts):
+            with_chances.append(sum(counts))
+        run_step(control, keys, max(counts), step)
+    assert len(with_chances) <= 3
+    assert max(with_chances) >= SEQUENCES - 1
 
 
 def test_where_nothing_could_pay_nothing_is_tried() -> None:
