@@ -9,7 +9,7 @@ of context. `step_cost_estimate` learns it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,11 @@ class StepShape:
     sequences: int
     context_tokens: int
 
+    @property
+    def plain(self) -> bool:
+        """No sequence had more than one token."""
+        return self.tokens <= self.sequences
+
 
 def load_class(sequences: int) -> int:
     """Loads within a factor of two are of one class."""
@@ -49,10 +54,6 @@ class Curve:
         rise = (self.seconds[-1] - self.seconds[-2]) / (self.tokens[-1] - self.tokens[-2])
         return np.asarray(found + np.maximum(tokens - self.tokens[-1], 0) * rise, dtype=np.float64)
 
-    def scaled(self, factor: float) -> Curve:
-        """The same, slower by this factor."""
-        return Curve(self.tokens, self.seconds * factor)
-
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
@@ -60,6 +61,7 @@ class StepCost:
 
     `knot_seconds` [len(KNOTS)] never falls. `curves` stand in its place at loads of their class, and `plain` for steps of one
     token a sequence: where those fill what the machine computes at once, the first draft token costs a jump.
+    All of it times `pace`.
     """
 
     knot_seconds: NDArray[np.float64]
@@ -67,6 +69,7 @@ class StepCost:
     context_token_seconds: float = 0.0
     curves: Mapping[int, Curve] = field(default_factory=dict)
     plain: Curve | None = None
+    pace: float = 1.0
 
     def by_tokens(
         self, tokens: NDArray[np.int64], sequences: int, context_tokens: int
@@ -77,7 +80,7 @@ class StepCost:
         if self.plain is not None:
             least = self.plain.at(np.minimum(tokens, sequences))
             seconds = np.where(tokens <= sequences, least, np.maximum(seconds, least))
-        return seconds + self.rest(sequences, context_tokens)
+        return self.pace * (seconds + self.rest(sequences, context_tokens))
 
     def seconds(self, shape: StepShape) -> float:
         """Seconds of one step; 0 for one without tokens."""
@@ -88,16 +91,10 @@ class StepCost:
 
     def scaled(self, factor: float) -> StepCost:
         """The same machine, slower by this factor."""
-        return StepCost(
-            self.knot_seconds * factor,
-            self.sequence_seconds * factor,
-            self.context_token_seconds * factor,
-            {load: curve.scaled(factor) for load, curve in self.curves.items()},
-            self.plain and self.plain.scaled(factor),
-        )
+        return replace(self, pace=self.pace * factor)
 
     def rest(self, sequences: float, context_tokens: float) -> float:
-        """The seconds that do not depend on the tokens."""
+        """The seconds that do not depend on the tokens, at a pace of 1."""
         return sequences * self.sequence_seconds + context_tokens * self.context_token_seconds
 
 

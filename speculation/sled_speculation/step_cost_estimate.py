@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sled_speculation.step_cost import KNOTS, StepCost, StepShape, load_class
-from sled_speculation.step_cost_fit import Cell, fit
+from sled_speculation.step_cost_fit import OUTLIER, Cell, fit
 
 FIT_EVERY_SECONDS = 1.0
 """After steps that took so long in all, the curve is drawn anew."""
@@ -38,10 +38,9 @@ class StepCostEstimate:
         self._unfitted_seconds += seconds
         if self._cost is not None:
             surprise = seconds / (self._pace * max(self._cost.seconds(shape), _SHORTEST))
-            self._pace *= min(max(surprise, 1 / _OUTLIER), _OUTLIER) ** _PACE_STEP
+            self._pace *= min(max(surprise, 1 / OUTLIER), OUTLIER) ** _PACE_STEP
             seconds /= self._pace
-        plain = shape.tokens <= shape.sequences
-        key = (bisect.bisect_right(KNOTS, shape.tokens), load_class(shape.sequences), plain)
+        key = (bisect.bisect_right(KNOTS, shape.tokens), load_class(shape.sequences), shape.plain)
         cell = self._cells.get(key)
         if cell is None:
             self._cells[key] = Cell(shape.tokens, shape.sequences, shape.context_tokens, seconds)
@@ -65,5 +64,4 @@ class StepCostEstimate:
 
 
 _PACE_STEP = 0.05
-_OUTLIER = 3.0
 _SHORTEST = 1e-7

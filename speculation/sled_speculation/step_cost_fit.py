@@ -13,6 +13,8 @@ from sled_speculation.step_cost import KNOT_ARRAY, KNOTS, Curve, StepCost, StepS
 
 _CONTEXT_UNIT = 1024.0
 """Context tokens are counted in thousands, so that all unknowns of the fit are of one size."""
+OUTLIER = 3.0
+"""A step that is off by more than this factor counts as if by this."""
 _SMOOTHNESS = 0.02
 _SMALL = 1e-3
 
@@ -34,7 +36,7 @@ class Cell:
 
     def add(self, shape: StepShape, seconds: float) -> None:
         """One more step; an outlier counts as a few times the mean."""
-        bounded = min(seconds, _OUTLIER * self.seconds)
+        bounded = min(seconds, OUTLIER * self.seconds)
         step = max(1 / (self.weight + 1), _CELL_STEP)
         self.tokens += step * (shape.tokens - self.tokens)
         self.sequences += step * (shape.sequences - self.sequences)
@@ -88,7 +90,7 @@ def _corrected(cells: Sequence[Cell], cost: StepCost) -> Curve:
     rest = [cost.rest(cell.sequences, cell.context_tokens) for cell in cells]
     own = np.array([cell.seconds for cell in cells]) - rest
     told = np.maximum(whole.at(seen), _TINY)
-    factors = np.clip(1 + trust * (own - told) / told, 1 / _OUTLIER, _OUTLIER)
+    factors = np.clip(1 + trust * (own - told) / told, 1 / OUTLIER, OUTLIER)
     tokens = np.union1d(KNOT_ARRAY, seen)
     seconds = whole.at(tokens) * np.interp(tokens, seen, factors)
     return Curve(tokens, np.maximum.accumulate(seconds))
@@ -173,6 +175,5 @@ def _solve_free(
 
 _DOUBT = 2.0
 _CELL_STEP = 0.05
-_OUTLIER = 3.0
 _TOLERANCE = 1e-10
 _TINY = 1e-300

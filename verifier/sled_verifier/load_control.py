@@ -122,8 +122,7 @@ class LoadControl:
         self._elapsed = self._elapsed * MEMORY + interval
         self._weight = self._weight * MEMORY + 1
         if rounds:
-            plain = shape.tokens <= shape.sequences
-            self._steps_with_drafts = 0 if plain else self._steps_with_drafts + 1
+            self._steps_with_drafts = 0 if shape.plain else self._steps_with_drafts + 1
             self._steps_without_probe += 1
             step = max(1 / (self._rounds_seen + 1), 1 - MEMORY)
             self._rounds_seen += 1

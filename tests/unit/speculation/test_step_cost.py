@@ -32,6 +32,17 @@ def learnt(noise: float = 0.03, slots: int = 16) -> StepCostEstimate:
     return estimate
 
 
+def taught(context_tokens: int, *steps: tuple[int, int, float]) -> StepCost:
+    """From twenty times these steps: (tokens, sequences, seconds), each sequence with so much context."""
+    estimate = StepCostEstimate()
+    for tokens, sequences, seconds in 20 * steps:
+        estimate.observe(StepShape(tokens, sequences, context_tokens * sequences), seconds)
+    estimate.load(())
+    cost = estimate.cost()
+    assert cost is not None
+    return cost
+
+
 def test_it_predicts_shapes_between_those_it_has_seen() -> None:
     cost = learnt().cost()
     assert cost is not None
@@ -195,21 +206,16 @@ def test_what_the_present_steps_cost_is_known_after_a_few_of_them() -> None:
 
 def test_each_load_has_what_its_own_steps_took_where_one_curve_for_all_is_off() -> None:
     """Four tokens of one sequence take longer than four sequences of one token each."""
-    estimate = StepCostEstimate()
-    for _ in range(20):
-        for tokens, sequences, seconds in (
-            (4, 1, 0.42),
-            (5, 1, 0.50),
-            (9, 1, 0.66),
-            (17, 2, 1.08),
-            (27, 3, 1.75),
-            (4, 4, 0.30),
-            (16, 4, 1.16),
-        ):
-            estimate.observe(StepShape(tokens, sequences, 40 * sequences), seconds)
-    estimate.load(())
-    cost = estimate.cost()
-    assert cost is not None
+    cost = taught(
+        40,
+        (4, 1, 0.42),
+        (5, 1, 0.50),
+        (9, 1, 0.66),
+        (17, 2, 1.08),
+        (27, 3, 1.75),
+        (4, 4, 0.30),
+        (16, 4, 1.16),
+    )
     plain, with_drafts = cost.by_tokens(np.array([4, 16]), 4, 160)
     assert with_drafts / plain == pytest.approx(1.16 / 0.30, rel=0.05)
     assert cost.seconds(StepShape(4, 1, 40)) > 1.1 * cost.seconds(StepShape(4, 4, 160))
@@ -217,19 +223,14 @@ def test_each_load_has_what_its_own_steps_took_where_one_curve_for_all_is_off() 
 
 def test_the_jump_between_no_drafts_and_the_first_is_seen() -> None:
     """A full load fills what the machine computes at once; one draft token more begins anew."""
-    estimate = StepCostEstimate()
-    for _ in range(20):
-        for tokens, sequences, seconds in (
-            (16, 16, 0.8),
-            (32, 32, 1.0),
-            (64, 64, 1.2),
-            (71, 64, 1.6),
-            (128, 64, 2.4),
-        ):
-            estimate.observe(StepShape(tokens, sequences, 60 * sequences), seconds)
-    estimate.load(())
-    cost = estimate.cost()
-    assert cost is not None
+    cost = taught(
+        60,
+        (16, 16, 0.8),
+        (32, 32, 1.0),
+        (64, 64, 1.2),
+        (71, 64, 1.6),
+        (128, 64, 2.4),
+    )
     plain, few, some = cost.by_tokens(np.array([64, 66, 71]), 64, 64 * 60)
     assert plain == pytest.approx(1.2, rel=0.05)
     assert few > 1.35
