@@ -85,17 +85,22 @@ class LiveDevice:
         await self._call.write(hello_frame(self._id, draft_model="replayed"))
         await self._read()
         await self._open()
-        answered = time.monotonic()
+        answered, goes_on = time.monotonic(), False
         while not over.is_set():
             if self._replay.over:
                 await self._call.write(close_frame(self._sequence))
                 self._replay.begin_next()
                 await self._open()
                 answered = time.monotonic()
-            draft, pause = self._replay.draft()
-            await asyncio.sleep(pause)
-            asked = time.monotonic()
-            verdict = await self._round(draft)
+            if goes_on:
+                asked = answered
+                verdict = await self._unasked()
+            else:
+                draft, pause = self._replay.draft()
+                await asyncio.sleep(pause)
+                asked = time.monotonic()
+                verdict = await self._round(draft)
+            goes_on = verdict.goes_on
             now = time.monotonic()
             output = self._replay.take(
                 verdict.accepted,
@@ -103,6 +108,7 @@ class LiveDevice:
                 verdict.verified,
                 verdict.max_draft_tokens_hint,
                 now - asked,
+                goes_on,
             )
             self._prefix.extend(output)
             self.began.set()
@@ -128,6 +134,8 @@ class LiveDevice:
             draft_tokens=draft,
             deadline_ms=self._deadline_ms,
             draft_confidences=pack_confidences(self._replay.sure),
+            run_tokens=self._replay.run_tokens,
+            run_on=self._replay.run_on,
         )
         for _ in range(MOST_SENDINGS):
             await self._call.write(pb.ClientFrame(draft=message))
@@ -136,6 +144,13 @@ class LiveDevice:
                 return frame.verdict
             self.tally.late += 1
         raise TimeoutError(f"{self._id}: no verdict after {MOST_SENDINGS} sendings")
+
+    async def _unasked(self) -> pb.Verdict:
+        frame = await self._read()
+        if not frame.HasField("refused"):
+            return frame.verdict
+        self.tally.late += 1
+        return await self._round(())
 
     async def _read(self) -> pb.ServerFrame:
         frame = await self._call.read()

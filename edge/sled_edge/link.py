@@ -12,7 +12,7 @@ shipped fake `sled_edge.fake_link.FakeLink`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sled_protocol.distribution import DraftDistribution
@@ -113,6 +113,10 @@ class RoundDraft:
     draft_seconds: float = 0.0
     confidences: tuple[float, ...] = ()
     """What the drafter gives each token; not needed where distributions are sent."""
+    run_tokens: int = 0
+    """Output tokens, this round's among them, that the verifier may write before it is asked again, where drafts do not pay."""
+    run_on: bool = False
+    """Also where they do."""
 
     def shortened(self, max_tokens: int, max_probs: int) -> RoundDraft:
         """The longest beginning of the draft that a replica with these limits takes.
@@ -127,13 +131,11 @@ class RoundDraft:
                 break
         if keep == len(self.tokens):
             return self
-        return RoundDraft(
-            self.committed_length,
-            self.prefix_hash,
-            self.tokens[:keep],
-            self.distributions[:keep],
-            self.draft_seconds,
-            self.confidences[:keep],
+        return replace(
+            self,
+            tokens=self.tokens[:keep],
+            distributions=self.distributions[:keep],
+            confidences=self.confidences[:keep],
         )
 
 
@@ -157,6 +159,8 @@ class RoundVerdict:
     model_name: str = ""
     """The target model that judged."""
     replica: str = ""
+    goes_on: bool = False
+    """The verifier goes on by itself: the next round is under way, and its draft must have no tokens."""
 
 
 class Link(Protocol):

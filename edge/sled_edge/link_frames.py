@@ -68,6 +68,8 @@ def draft_frame(wire_id: int, draft: RoundDraft, deadline_seconds: float) -> pb.
             draft_confidences=pack_confidences(draft.confidences),
             draft_micros=min(int(draft.draft_seconds * 1e6), _MAX_UINT32),
             deadline_ms=max(1, min(int(deadline_seconds * 1000), MAX_DEADLINE_MS)),
+            run_tokens=draft.run_tokens,
+            run_on=draft.run_on,
         )
     )
 

@@ -162,7 +162,8 @@ class ResilientLink:
             frames.append(open_frame(place.wire_id, view))
             fresh_tokens = len(view.prompt_tokens) + sent.committed_length
         deadline_seconds = self._timing.deadline_seconds(fresh_tokens)
-        frames.append(draft_frame(place.wire_id, sent, deadline_seconds))
+        if not stream.runs.expects(place.wire_id, sent.committed_length):
+            frames.append(draft_frame(place.wire_id, sent, deadline_seconds))
         attempt.uplink_bytes += sum(frame.ByteSize() for frame in frames)
         answer = await stream.exchange(
             place.wire_id,
@@ -214,6 +215,7 @@ class ResilientLink:
         """Free the sequence where it was open; harmless when that stream is gone or never had it."""
         if place.stream is not None:
             place.stream.post(close_frame(place.wire_id))
+            place.stream.forget(place.wire_id)
             place.stream = None
 
 
@@ -241,4 +243,5 @@ def _verdict(message: pb.Verdict, attempt: _Attempt, target: Target) -> RoundVer
         downlink_bytes=attempt.downlink_bytes,
         model_name=target.model_name,
         replica=target.replica,
+        goes_on=message.goes_on,
     )

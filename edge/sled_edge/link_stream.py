@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sled_edge.link import Target
 from sled_edge.link_frames import DeviceFacts, hello_frame, reason_name, target_of
+from sled_edge.link_runs import Runs, RunTooLong
 from sled_edge.link_transport import FrameStream, StreamEnded
 from sled_protocol.limits import MAX_FRAME_ROUNDS
 from sled_protocol.v1 import verifier_pb2 as pb
@@ -75,6 +76,7 @@ class VerifierStream:
         """Set once the stream ends or drains: it is no longer a place for new rounds."""
         self._frames = frames
         self._exchanges: dict[int, _Exchange] = {}
+        self.runs = Runs()
         self._idle = asyncio.Event()
         self._idle.set()
         self._outbox: asyncio.Queue[pb.ClientFrame] = asyncio.Queue(MAX_QUEUED_FRAMES)
@@ -99,6 +101,11 @@ class VerifierStream:
                 self.end(StreamEnded("unavailable", "the verifier does not read what is sent"))
         return frame.ByteSize()
 
+    def forget(self, wire_id: int) -> None:
+        """Nobody will ask for this sequence's answers any more."""
+        self.runs.drop(wire_id)
+        self._note_idle()
+
     async def exchange(
         self,
         wire_id: int,
@@ -106,7 +113,7 @@ class VerifierStream:
         frames: Sequence[pb.ClientFrame],
         timeout_seconds: float,
     ) -> Answer:
-        """Send frames of one sequence and wait for its verdict or refusal.
+        """Send frames of one sequence and wait for its verdict or refusal; one that came unasked is there at once.
 
         Raises:
             StreamEnded: the stream ended before an answer.
@@ -114,6 +121,9 @@ class VerifierStream:
         """
         if self.ended is not None:
             raise self.ended.again()
+        kept = self.runs.take(wire_id, committed_length)
+        if kept is not None:
+            return Answer(kept[0], 0, kept[1])
         waiting = _Exchange(committed_length, asyncio.get_running_loop().create_future())
         self._exchanges[wire_id] = waiting
         self._idle.clear()
@@ -124,11 +134,12 @@ class VerifierStream:
             async with asyncio.timeout(timeout_seconds):
                 message = await waiting.answer
         except TimeoutError:
+            # Asked for the next time, whatever was announced.
+            self.runs.drop(wire_id)
             raise AnswerLate(stream_alive=self._heard_at >= sent_at) from None
         finally:
             self._exchanges.pop(wire_id, None)
-            if not self._exchanges:
-                self._idle.set()
+            self._note_idle()
         return Answer(message, uplink_bytes, waiting.downlink_bytes)
 
     def end(self, reason: StreamEnded) -> None:
@@ -137,6 +148,7 @@ class VerifierStream:
             return
         self.ended = reason
         self.unsettled.set()
+        self.runs.clear()
         for waiting in self._exchanges.values():
             if not waiting.answer.done():
                 waiting.answer.set_exception(reason.again())
@@ -221,7 +233,7 @@ class VerifierStream:
     def _answer(self, message: pb.Verdict | pb.Refused, size: int) -> None:
         waiting = self._exchanges.get(message.sequence)
         if waiting is None or waiting.answer.done():
-            self.counters.stray_answers += 1
+            self._keep(message, size)
             return
         waiting.downlink_bytes += size
         if isinstance(message, pb.Refused):
@@ -232,7 +244,23 @@ class VerifierStream:
         elif message.committed_length != waiting.committed_length:
             self.counters.stray_answers += 1
             return
+        self.runs.begin(message)
         waiting.answer.set_result(message)
+
+    def _keep(self, message: pb.Verdict | pb.Refused, size: int) -> None:
+        """An answer that nobody waits for: of a run, or too late."""
+        try:
+            if not self.runs.keep(message, size):
+                self.counters.stray_answers += 1
+        except RunTooLong:
+            self.end(
+                StreamEnded("malformed", "the verifier goes on for longer than it was allowed")
+            )
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._exchanges and not self.runs.under_way:
+            self._idle.set()
 
 
 async def handshake(frames: FrameStream, facts: DeviceFacts, endpoint: str) -> VerifierStream:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 ALONE_TOKENS = 4
 """Tokens that the draft model writes alone before it looks for the verifier again."""
+RUN_TOKENS = 16
+"""Tokens that the verifier may write by itself where drafts do not pay; then the device looks again whether they do."""
 MAX_DRAFT_FAILURES = 3
 _NO_DRAFT = Proposal(())
 
@@ -64,6 +66,7 @@ class Generation:
         self._context = context
         self._switch = switch
         self._hint: int | None = None
+        self._goes_on = False
         self._ahead: DraftAhead | None = None
         self._ahead_record = AheadRecord()
         self._draft_failures = 0
@@ -114,6 +117,8 @@ class Generation:
             proposal.distributions,
             proposal.draft_seconds,
             () if proposal.distributions else tuple(proposal.confidences),
+            min(RUN_TOKENS, session.draft_room(self._context.rules()) + 1),
+            self.lengths.declined and not proposal.tokens,
         )
         self._begin_ahead(draft)
         patience = self._switch.patience_seconds(started=session.committed_length > 0)
@@ -122,13 +127,16 @@ class Generation:
         session.pin_model(verdict.model_name)
         self._settle_ahead(draft, verdict)
         self._learn(proposal, verdict, waited_seconds)
+        self._goes_on = verdict.goes_on
         judgement = Judgement(verdict.accepted, verdict.next_token, verdict.bonus)
         commit = session.commit(judgement.output(draft.tokens), self._context.rules())
         stats = _stats(draft, verdict, waited_seconds)
         return Delta(commit.tokens, round=stats, finish=commit.finish)
 
     async def _next_draft(self) -> Proposal:
-        """This round's draft: the one made ahead if it fits, else a new one."""
+        """This round's draft: the one made ahead if it fits, else a new one; none where the verifier goes on by itself."""
+        if self._goes_on:
+            return _NO_DRAFT
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return _NO_DRAFT if self._starts_plain() else await self._draft()
@@ -196,6 +204,8 @@ class Generation:
         context = self._context
         if not context.worker.info.generates or self._draft_failures >= MAX_DRAFT_FAILURES:
             return False
+        if self._goes_on:
+            return False
         if self._starts_plain():
             return True
         return context.draft_ahead and not context.worker.wanted and self._ahead_record.worth()
@@ -244,6 +254,10 @@ class Generation:
         of the prompt, which was waited for but is not the draft's.
         """
         self._hint = verdict.max_draft_tokens_hint
+        served_seconds = verdict.queue_seconds + verdict.compute_seconds
+        if self._goes_on:
+            self.lengths.observe_run(served_seconds)
+            return
         self.lengths.observe(
             len(proposal.tokens),
             verdict.accepted,
@@ -251,6 +265,7 @@ class Generation:
             verdict.round_trip_seconds,
             proposal.confidences,
             verdict.verified,
+            served_seconds,
         )
 
     async def _write_alone(self) -> Delta:

@@ -22,6 +22,9 @@ WIRE_MAX_DRAFT_TOKENS: Final = 32
 MAX_FRAME_ROUNDS: Final = 64
 """Drafts of one `Drafts` frame, and verdicts of one `Verdicts` frame."""
 
+MAX_RUN_TOKENS: Final = 64
+"""`Draft.run_tokens`; more are taken as so many."""
+
 MAX_DRAFT_PROBS: Final = 64
 """Entries that the draft distribution of one token may have."""
 

@@ -47,7 +47,15 @@ class DraftLengthSettings:
 
 
 class DraftLengthPolicy(Protocol):
-    """What the speculation loop asks each round, in this order: `limit`, `keep_drafting` for every token, `observe`."""
+    """What the speculation loop asks each round, in this order: `limit`, `keep_drafting` for every token, `observe`.
+
+    A token that the verifier adds by itself is told to `observe_run` instead.
+    """
+
+    @property
+    def declined(self) -> bool:
+        """Whether the last round was chosen to be without a draft, for as long as things are as they are."""
+        ...
 
     def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
         """Most draft tokens of the next round; 0 = ask for a plain token."""
@@ -65,8 +73,13 @@ class DraftLengthPolicy(Protocol):
         round_trip_seconds: float,
         confidences: Sequence[float] = (),
         verified: int | None = None,
+        served_seconds: float | None = None,
     ) -> None:
         """What the round brought and took."""
+        ...
+
+    def observe_run(self, served_seconds: float) -> None:
+        """A plain token that nobody had to ask for, so many seconds after the one before it."""
         ...
 
 
@@ -92,6 +105,11 @@ class DraftLengthController:
     def acceptance_rate(self) -> float:
         """The present estimate of the acceptance per draft token."""
         return self._acceptance.rate()
+
+    @property
+    def declined(self) -> bool:
+        """See `DraftLengthPolicy.declined`; a round without a draft that is only for comparison is none of these."""
+        return self._declined and not self._compare
 
     def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
         """Most draft tokens of the next round, 0 to `max_tokens`.
@@ -149,13 +167,16 @@ class DraftLengthController:
         cost = self._cost.cost()
         if cost is None or (self._probing and not drafted):
             return True
+        if not drafted:
+            # What one token brings is not the question: see best_draft_length.
+            rates = [self._acceptance.at_position(index) for index in range(self._limit)]
+            self._declined = best_draft_length(rates, cost) == 0
+            return not self._declined
         rates = [self._acceptance.at_confidence(confidence) for confidence in confidences]
         stop = expected_output_tokens_by_position(rates)
-        # One token ahead is enough: see best_draft_length.
+        # Each further token brings at most what the one before it brought and costs the same, so one ahead is enough.
         gain = math.prod(rates) * self._acceptance.at_position(drafted)
-        worthwhile = (stop + gain) * cost.seconds(drafted) > stop * cost.seconds(drafted + 1)
-        self._declined = not drafted and not worthwhile
-        return worthwhile
+        return (stop + gain) * cost.seconds(drafted) > stop * cost.seconds(drafted + 1)
 
     def observe(
         self,
@@ -165,6 +186,7 @@ class DraftLengthController:
         round_trip_seconds: float,
         confidences: Sequence[float] = (),
         verified: int | None = None,
+        served_seconds: float | None = None,
     ) -> None:
         """Learn from one finished round.
 
@@ -175,6 +197,7 @@ class DraftLengthController:
             round_trip_seconds: from sending the draft to the verdict.
             confidences: of the draft tokens, when the drafter has them.
             verified: how many the server looked at; None = all.
+            served_seconds: the part of the round trip that the server took, queue and step; None = not known.
 
         Raises:
             ValueError: counts that contradict each other, or a time that is negative or not finite.
@@ -195,6 +218,8 @@ class DraftLengthController:
         if draft_tokens or self._declined:
             self._acceptance.observe(looked_at, accepted, confidences)
         self._cost.observe(draft_tokens, draft_seconds, round_trip_seconds)
+        if served_seconds is not None:
+            self._cost.observe_served(draft_tokens, min(served_seconds, round_trip_seconds))
         self._drafted_rounds += draft_tokens > 0
         self._compare = draft_tokens > 0 and self._drafted_rounds % _COMPARE_EVERY_ROUNDS == 1
         if draft_tokens:
@@ -203,9 +228,18 @@ class DraftLengthController:
             self._plain_rounds += 1
             self._plain_seconds += round_trip_seconds
 
+    def observe_run(self, served_seconds: float) -> None:
+        """See `DraftLengthPolicy.observe_run`."""
+        if self._declined:
+            self._acceptance.observe(0, 0)
+        self._cost.observe_served(0, served_seconds)
+        self._plain_rounds += 1
+        self._plain_seconds += served_seconds
+
     def fork(self) -> DraftLengthController:
         """A controller for another sequence of the same device: same costs, half the trust in the acceptance."""
         other = copy.deepcopy(self)
+        other._declined = False
         for estimate in (
             other._acceptance.overall,
             *other._acceptance.positions,
@@ -220,6 +254,11 @@ class FixedDraftLength:
 
     def __init__(self, draft_tokens: int) -> None:
         self._draft_tokens = DraftLengthSettings(max_tokens=draft_tokens).max_tokens
+
+    @property
+    def declined(self) -> bool:
+        """Never: what is not drafted here is never chosen."""
+        return False
 
     def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
         """The fixed length; the server's hint and the tokens still wanted bound it."""
@@ -242,5 +281,9 @@ class FixedDraftLength:
         round_trip_seconds: float,
         confidences: Sequence[float] = (),
         verified: int | None = None,
+        served_seconds: float | None = None,
     ) -> None:
+        """Learns nothing."""
+
+    def observe_run(self, served_seconds: float) -> None:
         """Learns nothing."""

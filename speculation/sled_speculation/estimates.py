@@ -99,6 +99,7 @@ class CostEstimate:
     """
 
     draft_seconds_per_token: float | None = None
+    _plain_seconds: float | None = None
     _draft_age_rounds: int = 0
     _rounds: int = 0
     _mean_tokens: float = 0.0
@@ -124,6 +125,15 @@ class CostEstimate:
         self._mean_tokens += step * (draft_tokens - self._mean_tokens)
         self._mean_seconds += step * (seconds - self._mean_seconds)
         self._last_tokens = draft_tokens
+
+    def observe_served(self, draft_tokens: int, served_seconds: float) -> None:
+        """The part of a round's time that the verifier had it: all of a plain token's where no way lies between two of them."""
+        plain = max(served_seconds - self._line()[0] * draft_tokens, _SMALLEST_SECONDS)
+        known = self._plain_seconds
+        if known is None:
+            self._plain_seconds = plain
+        else:
+            self._plain_seconds = known + _LEVEL_STEP * (min(plain, _OUTLIER * known) - known)
 
     def _observe_draft(self, seconds_per_token: float) -> None:
         known = self.draft_seconds_per_token
@@ -153,7 +163,8 @@ class CostEstimate:
         if self.draft_seconds_per_token is None:
             return None
         slope, intercept = self._line()
-        return RoundCost(self.draft_seconds_per_token, intercept, slope)
+        plain = None if self._plain_seconds is None else min(self._plain_seconds, intercept)
+        return RoundCost(self.draft_seconds_per_token, intercept, slope, plain)
 
     def _line(self) -> tuple[float, float]:
         """Seconds per draft token and seconds of a plain round; neither negative, the second above 0."""

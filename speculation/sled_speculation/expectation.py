@@ -49,17 +49,22 @@ class RoundCost:
     """Network both ways, queue, and a verification without draft tokens."""
     verify_seconds_per_token: float = 0.0
     """What each further draft token adds to the verification (and to the transfer)."""
+    plain_seconds: float | None = None
+    """A token without a draft, where that takes no way there and back; None = a round trip."""
 
     def __post_init__(self) -> None:
         for name in ("draft_seconds_per_token", "round_trip_seconds", "verify_seconds_per_token"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{name} is {value}; allowed: finite, 0 or more")
-        if self.round_trip_seconds == 0:
-            raise ValueError("round_trip_seconds is 0; allowed: above 0")
+        for name in ("round_trip_seconds", "plain_seconds"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0; allowed: above 0")
 
     def seconds(self, draft_tokens: int) -> float:
         """Seconds of a round with that many draft tokens."""
+        if draft_tokens == 0 and self.plain_seconds is not None:
+            return self.plain_seconds
         per_token = self.draft_seconds_per_token + self.verify_seconds_per_token
         return self.round_trip_seconds + draft_tokens * per_token
 
@@ -72,16 +77,14 @@ def goodput_tokens_per_second(acceptances: Sequence[float], cost: RoundCost) -> 
 def best_draft_length(acceptances: Sequence[float], cost: RoundCost) -> int:
     """The draft length, 0 to len(acceptances), with the highest goodput; the shortest among equals.
 
-    Each further token brings at most what the one before it brought and costs the same, so goodput rises to one peak and
-    falls: the first length that does not improve ends the search.
+    All are compared: where a plain token needs no way there and back, one draft token may lose and four may win.
     """
-    best_rate = 1 / cost.seconds(0)
+    best, best_rate = 0, 1 / cost.seconds(0)
     survival, expected = 1.0, 1.0
     for length, acceptance in enumerate(acceptances, start=1):
         survival *= acceptance
         expected += survival
         rate = expected / cost.seconds(length)
-        if rate <= best_rate:
-            return length - 1
-        best_rate = rate
-    return len(acceptances)
+        if rate > best_rate:
+            best, best_rate = length, rate
+    return best

@@ -157,11 +157,13 @@ def read_draft(message: pb.Draft, info: EngineInfo, limits: Limits) -> DraftRequ
         distributions,
         deadline_ms / 1000 if deadline_ms else None,
         confidences,
+        min(message.run_tokens, wire.MAX_RUN_TOKENS),
+        message.run_on,
     )
 
 
-def verdict_frame(sequence: int, verdict: RoundVerdict) -> pb.ServerFrame:
-    """The answer to a draft."""
+def verdict_frame(sequence: int, verdict: RoundVerdict, *, goes_on: bool = False) -> pb.ServerFrame:
+    """The answer to a draft; `goes_on` announces another one that needs no asking."""
     kind = pb.NEXT_TOKEN_KIND_BONUS if verdict.bonus else pb.NEXT_TOKEN_KIND_RECOVERED
     return pb.ServerFrame(
         verdict=pb.Verdict(
@@ -175,6 +177,7 @@ def verdict_frame(sequence: int, verdict: RoundVerdict) -> pb.ServerFrame:
             compute_micros=_micros(verdict.compute_seconds),
             max_draft_tokens_hint=verdict.max_draft_tokens_hint,
             load=load_message(verdict.load),
+            goes_on=goes_on,
         )
     )
 

@@ -71,6 +71,10 @@ class Metrics:
         self._moves = self._counter(
             "sled_device_moves", "Devices asked to connect again, to spread over the replicas."
         )
+        self._unasked = self._counter(
+            "sled_unasked_rounds",
+            "Rounds that the verifier went on with by itself, where drafts do not pay.",
+        )
         self._queue_seconds = self._histogram(
             "sled_queue_seconds", "Time from a draft's arrival to its step.", _SECONDS
         )
@@ -139,6 +143,10 @@ class Metrics:
     def asked_to_move(self, devices: int) -> None:
         """So many devices were asked to connect again."""
         self._moves.inc(devices)
+
+    def went_on(self) -> None:
+        """A round follows that no device asked for."""
+        self._unasked.inc()
 
     def refused(self, reason: Reason) -> None:
         """A request was refused."""

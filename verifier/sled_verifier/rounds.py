@@ -45,14 +45,19 @@ class DraftRequest:
 
     `confidences` is empty or the drafter's own probability of each draft token.
     `deadline_seconds` None takes the backend's default, which prompt computation extends.
+    `prefix_hash` None stands for the sequence as it is: the verifier itself goes on (`run`).
     """
 
     committed_length: int
-    prefix_hash: int
+    prefix_hash: int | None
     draft_tokens: tuple[int, ...]
     distributions: tuple[DraftDistribution, ...] = ()
     deadline_seconds: float | None = None
     confidences: tuple[float, ...] = ()
+    run_tokens: int = 0
+    """Output tokens, this round's among them, that may be written before the device is asked again."""
+    run_on: bool = False
+    """Whatever drafts would bring."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ class Session:
                 f"committed_length is {draft.committed_length}, this replica holds "
                 f"{self.committed_length}; open the sequence again with its committed tokens",
             )
-        if draft.prefix_hash != self.prefix.value:
+        if draft.prefix_hash is not None and draft.prefix_hash != self.prefix.value:
             raise Refusal(
                 Reason.STALE_PREFIX,
                 "prefix_hash differs from this replica's prompt and committed tokens; "
@@ -108,7 +108,7 @@ class Session:
     def commit(self, draft: DraftRequest, verdict: RoundVerdict, now: float) -> None:
         """Append the round's output and remember its verdict."""
         self.answered = Answered(
-            draft.committed_length, draft.prefix_hash, draft.draft_tokens, verdict
+            draft.committed_length, self.prefix.value, draft.draft_tokens, verdict
         )
         output = (*draft.draft_tokens[: verdict.accepted], verdict.next_token)
         self.tokens.extend(output)

@@ -19,6 +19,7 @@ from sled_verifier.auth import Grant
 from sled_verifier.frames import Greeting
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import DraftRequest, RoundVerdict
+from sled_verifier.run import next_round
 from sled_verifier.service import Service
 from sled_verifier.tally import DraftModelKey
 
@@ -54,6 +55,7 @@ class DeviceStream:
         self._outbox: asyncio.Queue[pb.ServerFrame] = asyncio.Queue(OUTBOX_FRAMES)
         self._following: pb.ServerFrame | None = None
         self._leaving = 0
+        self._settling = False
         self._refused_in_a_row = 0
 
     async def handle(self, frame: pb.ClientFrame) -> None:
@@ -108,6 +110,7 @@ class DeviceStream:
 
     async def settle(self) -> None:
         """Wait until every round in flight is answered and every queued frame is sent."""
+        self._settling = True
         while self._rounds:
             await asyncio.wait(list(self._rounds.values()))
         await self._outbox.join()
@@ -185,16 +188,13 @@ class DeviceStream:
     async def _round(
         self, sequence: int, key: int, request: DraftRequest, draft_micros: int
     ) -> None:
-        """Carry one draft to the backend and its answer to the outbox."""
+        """Carry one draft to the backend and its answer to the outbox, and the rounds that follow unasked."""
+        following: DraftRequest | None = request
         try:
-            verdict = await self._service.backend.verify(key, request)
-            # A repeated draft gets the very same verdict and is no further round.
-            if verdict is not self._verdicts.get(sequence):
-                self._verdicts[sequence] = verdict
-                sent = len(request.draft_tokens)
-                self._service.note_round(self._draft_model, verdict, sent, draft_micros)
-            self._refused_in_a_row = 0
-            await self.send(frames.verdict_frame(sequence, verdict))
+            while following is not None:
+                request = following
+                following = await self._answer(sequence, key, request, draft_micros)
+                draft_micros = 0
         except Refusal as refusal:
             if refusal.reason is Reason.UNKNOWN_SEQUENCE:
                 self._forget(sequence)
@@ -208,6 +208,25 @@ class DeviceStream:
         finally:
             if self._rounds.get(sequence) is asyncio.current_task():
                 del self._rounds[sequence]
+
+    async def _answer(
+        self, sequence: int, key: int, request: DraftRequest, draft_micros: int
+    ) -> DraftRequest | None:
+        """One verdict; returns the round that it announces."""
+        verdict = await self._service.backend.verify(key, request)
+        # A repeated draft gets the very same verdict and is no further round.
+        if verdict is not self._verdicts.get(sequence):
+            self._verdicts[sequence] = verdict
+            sent = len(request.draft_tokens)
+            self._service.note_round(self._draft_model, verdict, sent, draft_micros)
+        self._refused_in_a_row = 0
+        following = None
+        if not (self._settling or self._service.draining or self.departure.asked.is_set()):
+            following = next_round(request, verdict, self._service.backend.info.end_tokens)
+        if following is not None:
+            self._service.metrics.went_on()
+        await self.send(frames.verdict_frame(sequence, verdict, goes_on=following is not None))
+        return following
 
     def _end_sequence(self, sequence: int) -> None:
         running = self._rounds.pop(sequence, None)

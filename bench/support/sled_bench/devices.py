@@ -18,6 +18,9 @@ from sled_speculation.draft_length import (
     FixedDraftLength,
 )
 
+RUN_TOKENS = 16
+"""As the edge allows it."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceTiming:
@@ -58,8 +61,11 @@ class ReplayingDevice:
         self._ahead = 0
         self._drafted_for = 0.0
         self._sent: tuple[int, ...] = ()
+        self._asks = True
         self.sure: tuple[float, ...] = ()
         self.written = 0
+        self.run_tokens = 0
+        """Tokens that the server may write from this round on before it must ask."""
 
     @property
     def text(self) -> Text:
@@ -76,8 +82,15 @@ class ReplayingDevice:
         self.text_number = (self.text_number + 7) % len(self._texts)
         self.written = self._ahead = 0
 
+    @property
+    def run_on(self) -> bool:
+        """The device has chosen not to draft."""
+        return self._lengths.declined and not self._sent
+
     def draft(self) -> tuple[tuple[int, ...], float]:
         """The next draft, and the seconds until the server has it."""
+        self._asks = True
+        self.run_tokens = min(RUN_TOKENS, len(self.text.tokens) - self.written - 1)
         if not self._most:
             self._sent = self.sure = ()
             return (), 0.0
@@ -100,9 +113,16 @@ class ReplayingDevice:
         return self._sent, self._drafted_for + self._varied(self.timing.round_trip_seconds)
 
     def take(
-        self, accepted: int, next_token: int, verified: int, hint: int, waited: float
+        self,
+        accepted: int,
+        next_token: int,
+        verified: int,
+        hint: int,
+        waited: float,
+        goes_on: bool = False,
     ) -> tuple[int, ...]:
-        """What a verdict brought, `waited` seconds after the draft was with the server.
+        """What a verdict brought, `waited` seconds after the draft was with the server. Where the server `goes_on`, the next one
+        comes without a draft.
 
         Raises:
             ValueError: it is not the text.
@@ -114,11 +134,16 @@ class ReplayingDevice:
         away = waited + self.timing.round_trip_seconds
         self.written = end
         self._hint = min(hint, self._most)
-        if self._most:
+        if self._most and self._asks:
             self._lengths.observe(
-                len(self._sent), accepted, self._drafted_for, away, self.sure, verified
+                len(self._sent), accepted, self._drafted_for, away, self.sure, verified, waited
             )
             self._ahead = self._drafted_ahead(accepted, next_token, away)
+        elif self._most:
+            self._lengths.observe_run(waited)
+        if goes_on:
+            self._sent = self.sure = ()
+            self._ahead, self._asks = 0, False
         return output
 
     def _drafted_ahead(self, accepted: int, next_token: int, away: float) -> int:

@@ -25,6 +25,7 @@ from sled_verifier.job import run_job
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import LoadControl, LoadSettings
 from sled_verifier.rounds import DraftRequest, OpenRequest, RoundVerdict
+from sled_verifier.run import next_round
 from sled_verifier.scheduler import Scheduler
 from sled_verifier.slots import SlotPolicy
 
@@ -147,6 +148,7 @@ class _Device:
     draft: tuple[int, ...] = ()
     key: int = 0
     prefix: PrefixHash = field(default_factory=PrefixHash)
+    request: DraftRequest | None = None
     asked_at: float = 0.0
     token_gaps: list[tuple[float, int]] = field(default_factory=list)
     last_at: float = 0.0
@@ -315,29 +317,39 @@ class VirtualFleet:
         self._by_key[device.key] = device
 
     def _send(self, device: _Device) -> None:
-        request = DraftRequest(
+        request = device.request or DraftRequest(
             device.replay.written,
             device.prefix.value,
             device.draft,
             (),
             DEADLINE_SECONDS,
             device.replay.sure,
+            device.replay.run_tokens,
+            device.replay.run_on,
         )
+        device.request = request
         self._scheduler.submit(device.key, request, device.asked_at)
 
     def _take(self, device: _Device, verdict: RoundVerdict) -> None:
+        following = next_round(device.request, verdict, ()) if device.request else None
         output = device.replay.take(
             verdict.accepted,
             verdict.next_token,
             verdict.verified,
             verdict.max_draft_tokens_hint,
             self.now - device.asked_at,
+            following is not None,
         )
         device.prefix.extend(output)
         device.token_gaps.append((self.now - device.last_at, len(output)))
         device.last_at = self.now
         self._rounds += 1
         self._verified += verdict.verified
+        device.request = following
+        if following is not None:
+            device.asked_at = self.now
+            self._arrived.append(device)
+            return
         if device.replay.over:
             self._scheduler.close(device.key)
             del self._by_key[device.key]

@@ -468,6 +468,8 @@ class Draft(_message.Message):
     DRAFT_MICROS_FIELD_NUMBER: _builtins.int
     DEADLINE_MS_FIELD_NUMBER: _builtins.int
     DRAFT_CONFIDENCES_FIELD_NUMBER: _builtins.int
+    RUN_TOKENS_FIELD_NUMBER: _builtins.int
+    RUN_ON_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     committed_length: _builtins.int
     """Number of committed output tokens before this draft."""
@@ -483,6 +485,13 @@ class Draft(_message.Message):
     """The drafter's own probability of each draft token, one byte a token, in 255ths; empty when it has none or sends distributions.
     A verifier under load verifies what is likely first. Says nothing about what is correct: a false value only costs its sender.
     """
+    run_tokens: _builtins.int
+    """Output tokens, this round's among them, after which the verifier has to be asked again. Until then it may go on by itself,
+    as if the device had sent a draft of no tokens, with a verdict for each: where drafts do not pay (it hints 0), a token
+    then costs no way there and back. 0 = one round only. At most 64.
+    """
+    run_on: _builtins.bool
+    """Go on whatever the hint says: the device has chosen not to draft for so long."""
     @_builtins.property
     def draft_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -496,10 +505,12 @@ class Draft(_message.Message):
         draft_micros: _builtins.int = ...,
         deadline_ms: _builtins.int = ...,
         draft_confidences: _builtins.bytes = ...,
+        run_tokens: _builtins.int = ...,
+        run_on: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_length", b"committed_length", "deadline_ms", b"deadline_ms", "draft_confidences", b"draft_confidences", "draft_micros", b"draft_micros", "draft_probs", b"draft_probs", "draft_tokens", b"draft_tokens", "prefix_hash", b"prefix_hash", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_length", b"committed_length", "deadline_ms", b"deadline_ms", "draft_confidences", b"draft_confidences", "draft_micros", b"draft_micros", "draft_probs", b"draft_probs", "draft_tokens", b"draft_tokens", "prefix_hash", b"prefix_hash", "run_on", b"run_on", "run_tokens", b"run_tokens", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -543,6 +554,7 @@ class Verdict(_message.Message):
     COMPUTE_MICROS_FIELD_NUMBER: _builtins.int
     MAX_DRAFT_TOKENS_HINT_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    GOES_ON_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     committed_length: _builtins.int
     """Echo of Draft.committed_length."""
@@ -559,6 +571,10 @@ class Verdict(_message.Message):
     """Duration of that step."""
     max_draft_tokens_hint: _builtins.int
     """Draft length that pays at the present load; 0 = do not draft."""
+    goes_on: _builtins.bool
+    """The verifier goes on by itself (Draft.run_tokens): a verdict or a refusal for the next committed length follows unasked, and
+    no draft is wanted before that. False after an end token.
+    """
     @_builtins.property
     def load(self) -> Global___Load: ...
     def __init__(
@@ -574,10 +590,11 @@ class Verdict(_message.Message):
         compute_micros: _builtins.int = ...,
         max_draft_tokens_hint: _builtins.int = ...,
         load: Global___Load | None = ...,
+        goes_on: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "committed_length", b"committed_length", "compute_micros", b"compute_micros", "load", b"load", "max_draft_tokens_hint", b"max_draft_tokens_hint", "next_token", b"next_token", "next_token_kind", b"next_token_kind", "queue_micros", b"queue_micros", "sequence", b"sequence", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "committed_length", b"committed_length", "compute_micros", b"compute_micros", "goes_on", b"goes_on", "load", b"load", "max_draft_tokens_hint", b"max_draft_tokens_hint", "next_token", b"next_token", "next_token_kind", b"next_token_kind", "queue_micros", b"queue_micros", "sequence", b"sequence", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,6 +44,10 @@ class Replica:
         self.streams: list[_Stream] = []
         self.hellos: list[pb.Hello] = []
         self.hint = 16
+        self.unasked = 0
+        """Verdicts that nobody had to ask for."""
+        self.breaks_word = False
+        """Announces a verdict and does not send it."""
 
     @property
     def open_sequences(self) -> int:
@@ -76,7 +80,7 @@ class Replica:
         if kind == "open":
             return self._open(stream, frame.open)
         if kind == "draft":
-            return [self._draft(stream, frame.draft)]
+            return self._run(stream, frame.draft)
         stream.sequences.pop(frame.close.sequence, None)
         return []
 
@@ -100,6 +104,27 @@ class Replica:
             opening.sampling,
         )
         return [pb.ServerFrame(opened=pb.Opened(sequence=opening.sequence))]
+
+    def _run(self, stream: _Stream, draft: pb.Draft) -> list[pb.ServerFrame]:
+        """The answer to a draft and those that follow unasked, all at once."""
+        frames = [self._draft(stream, draft)]
+        left = draft.run_tokens
+        while frames[-1].HasField("verdict") and (draft.run_on or not self.hint):
+            verdict = frames[-1].verdict
+            left -= verdict.accepted + 1
+            verdict.goes_on = left > 0 and verdict.next_token not in self.model.end_tokens
+            if not verdict.goes_on or self.breaks_word:
+                break
+            held = stream.sequences[draft.sequence]
+            length = len(held.tokens) - held.prompt_length
+            plain = pb.Draft(
+                sequence=draft.sequence,
+                committed_length=length,
+                prefix_hash=prefix_hash(held.tokens),
+            )
+            frames.append(pb.ServerFrame(verdict=self._judge(held, plain)))
+            self.unasked += 1
+        return frames
 
     def _draft(self, stream: _Stream, draft: pb.Draft) -> pb.ServerFrame:
         self.drafts.append(draft)
