@@ -43,7 +43,7 @@ class Asking:
 class Outcome:
     """What a fleet got: output tokens a second of each device, and the 95th percentile of the time for a token (from verdict
     to verdict, divided by what it brought). `verified` draft tokens a round; `late_share` of the rounds were refused for their
-    deadline and sent again; `cpu_share` of one core that this side took.
+    deadline and sent again; `cpu_share` of one core that this side took, and `server_cpu_share` that the verifier did.
     """
 
     rates: tuple[float, ...]
@@ -51,6 +51,7 @@ class Outcome:
     verified: float
     late_share: float
     cpu_share: float
+    server_cpu_share: float
 
 
 @dataclass(slots=True)
@@ -108,6 +109,7 @@ class LiveDevice:
                 verdict.verified,
                 verdict.max_draft_tokens_hint,
                 now - asked,
+                verdict.compute_micros / 1e6,
                 goes_on,
             )
             self._prefix.extend(output)
@@ -199,10 +201,11 @@ async def fleet(
                 await asyncio.gather(*(device.began.wait() for device in devices))
             await asyncio.sleep(warm_seconds)
             _taken(devices)
-            cpu, began = time.process_time(), time.monotonic()
+            cpu, began, server = time.process_time(), time.monotonic(), verifier.cpu_seconds()
             await asyncio.sleep(seconds)
             tallies = _taken(devices)
             cpu, took = time.process_time() - cpu, time.monotonic() - began
+            server = verifier.cpu_seconds() - server
             over.set()
     gaps = [gap / count for tally in tallies for gap, count in tally.gaps for _ in range(count)]
     rounds = sum(tally.rounds for tally in tallies)
@@ -212,6 +215,7 @@ async def fleet(
         sum(tally.verified for tally in tallies) / max(1, rounds),
         sum(tally.late for tally in tallies) / max(1, rounds),
         cpu / took,
+        server / took,
     )
 
 

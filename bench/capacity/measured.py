@@ -93,6 +93,7 @@ async def _row(
         "verified_per_round": done.verified,
         "late_share": done.late_share,
         "driver_cpu_share": done.cpu_share,
+        "server_cpu_share": done.server_cpu_share,
     }
     print(row, flush=True)
     return row

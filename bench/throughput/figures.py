@@ -34,9 +34,9 @@ def of_case(name: str, run: Run, trace: Trace) -> tuple[list[dict[str, Any]], Fi
             rows.append(row)
             fixed = next((f.draft_tokens for f in FIXED if f.name == arm), None)
             if fixed is not None:
-                seconds[fixed] = row["cpu_seconds_a_step"]
+                seconds[fixed] = seconds[0] * _beside_plain(run.windows, load, arm)[1]
         mine = next(r for r in rows if r["load"] == load and r["arm"] == SLED.name)
-        mine["ratio"] = _beside_plain(run.windows, load)
+        mine["ratio"] = _beside_plain(run.windows, load, SLED.name)[0]
         figures[f"{name}_ratio_at_{load}_sequences"] = mine["ratio"]
         if len(seconds) > 1:
             mine["limit_ratio"] = best_ratio(trace, seconds)
@@ -60,19 +60,19 @@ def _margins(name: str, run: Run) -> Figures:
     }
 
 
-def _beside_plain(windows: Sequence[Window], load: int) -> float:
-    """Output of a round with drafts over its processor time in rounds without, both over the same windows, which followed each
-    other: a machine that turns slower does so for both of a pair. Rounds with more drafts bring and cost more, so that neither
-    may be a median, nor of other windows than the other.
+def _beside_plain(windows: Sequence[Window], load: int, arm: str) -> tuple[float, float]:
+    """Output of a round with drafts over its processor time in rounds without, and that time, both over the same windows, which
+    followed each other: a machine that turns slower does so for both of a pair. Rounds with more drafts bring and cost more, so
+    that neither may be a median, nor of other windows than the other.
     """
     brought, cost = [], []
     for first, second in itertools.pairwise(w for w in windows if w.load == load):
         pair = {window.arm: window for window in (first, second)}
-        if pair.keys() == {PLAIN.name, SLED.name}:
-            sled, plain = pair[SLED.name], pair[PLAIN.name]
-            brought.append(sled.tokens / sled.rounds)
-            cost.append(sled.cpu / sled.rounds / (plain.cpu / plain.rounds))
-    return float(np.mean(brought) / np.mean(cost))
+        if pair.keys() == {PLAIN.name, arm}:
+            drafted, plain = pair[arm], pair[PLAIN.name]
+            brought.append(drafted.tokens / drafted.rounds)
+            cost.append(drafted.cpu / drafted.rounds / (plain.cpu / plain.rounds))
+    return float(np.mean(brought) / np.mean(cost)), float(np.mean(cost))
 
 
 def _by_arm(windows: Sequence[Window], load: int) -> dict[str, list[Window]]:

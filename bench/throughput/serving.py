@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +32,18 @@ def rounds_at(load: int) -> int:
 
 
 def turns_at(load: int) -> list[Arm]:
-    """Arms in mirrored order, so that a machine that slows down does so for both; drafts oftener where few texts are written."""
-    more = {1: 8, 2: 6, 4: 4, 8: 4}.get(load, 1)
-    return [PLAIN, SLED, SLED, PLAIN] * (3 if load == 16 else 2) + [SLED] * more
+    """Arms in mirrored order, so that a machine that slows down does so for both; oftener where few texts are written."""
+    return [PLAIN, SLED, SLED, PLAIN] * {1: 6, 4: 4, 8: 4, 16: 3}.get(load, 2)
+
+
+def fixed_turns(load: int, most_step_tokens: int) -> Iterator[Arm]:
+    """The fixed lengths that fit a step, each beside a window without drafts."""
+    for number, arm in enumerate(FIXED):
+        if number % 2 == 0:
+            yield PLAIN
+        if load * (arm.draft_tokens + 1) <= most_step_tokens:
+            yield arm
+    yield PLAIN
 
 
 async def measured(case: Case, trace_file: Path, loads: Sequence[int]) -> Run:
@@ -60,7 +69,6 @@ async def _at_load(
     for arm in turns_at(load):
         yield await fleet.window(arm, rounds)
     await verifier.use(OFF)
-    for arm in FIXED:
-        if load * (arm.draft_tokens + 1) <= case.most_step_tokens:
-            yield await fleet.window(arm, min(8, rounds))
+    for arm in fixed_turns(load, case.most_step_tokens):
+        yield await fleet.window(arm, min(8, rounds))
     await verifier.use(ServerPolicy())

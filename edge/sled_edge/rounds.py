@@ -254,9 +254,8 @@ class Generation:
         of the prompt, which was waited for but is not the draft's.
         """
         self._hint = verdict.max_draft_tokens_hint
-        served_seconds = verdict.queue_seconds + verdict.compute_seconds
         if self._goes_on:
-            self.lengths.observe_run(served_seconds)
+            self.lengths.observe_run(verdict.queue_seconds + verdict.compute_seconds)
             return
         self.lengths.observe(
             len(proposal.tokens),
@@ -265,7 +264,7 @@ class Generation:
             verdict.round_trip_seconds,
             proposal.confidences,
             verdict.verified,
-            served_seconds,
+            verdict.compute_seconds,
         )
 
     async def _write_alone(self) -> Delta:

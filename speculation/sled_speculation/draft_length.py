@@ -73,12 +73,12 @@ class DraftLengthPolicy(Protocol):
         round_trip_seconds: float,
         confidences: Sequence[float] = (),
         verified: int | None = None,
-        served_seconds: float | None = None,
+        step_seconds: float | None = None,
     ) -> None:
         """What the round brought and took."""
         ...
 
-    def observe_run(self, served_seconds: float) -> None:
+    def observe_run(self, seconds: float) -> None:
         """A plain token that nobody had to ask for, so many seconds after the one before it."""
         ...
 
@@ -186,7 +186,7 @@ class DraftLengthController:
         round_trip_seconds: float,
         confidences: Sequence[float] = (),
         verified: int | None = None,
-        served_seconds: float | None = None,
+        step_seconds: float | None = None,
     ) -> None:
         """Learn from one finished round.
 
@@ -197,7 +197,8 @@ class DraftLengthController:
             round_trip_seconds: from sending the draft to the verdict.
             confidences: of the draft tokens, when the drafter has them.
             verified: how many the server looked at; None = all.
-            served_seconds: the part of the round trip that the server took, queue and step; None = not known.
+            step_seconds: of the step that verified it; None = not known. About what a plain token takes where none has to
+                be asked for.
 
         Raises:
             ValueError: counts that contradict each other, or a time that is negative or not finite.
@@ -218,8 +219,8 @@ class DraftLengthController:
         if draft_tokens or self._declined:
             self._acceptance.observe(looked_at, accepted, confidences)
         self._cost.observe(draft_tokens, draft_seconds, round_trip_seconds)
-        if served_seconds is not None:
-            self._cost.observe_served(draft_tokens, min(served_seconds, round_trip_seconds))
+        if step_seconds is not None:
+            self._cost.observe_plain(draft_tokens, min(step_seconds, round_trip_seconds))
         self._drafted_rounds += draft_tokens > 0
         self._compare = draft_tokens > 0 and self._drafted_rounds % _COMPARE_EVERY_ROUNDS == 1
         if draft_tokens:
@@ -228,13 +229,13 @@ class DraftLengthController:
             self._plain_rounds += 1
             self._plain_seconds += round_trip_seconds
 
-    def observe_run(self, served_seconds: float) -> None:
+    def observe_run(self, seconds: float) -> None:
         """See `DraftLengthPolicy.observe_run`."""
         if self._declined:
             self._acceptance.observe(0, 0)
-        self._cost.observe_served(0, served_seconds)
+        self._cost.observe_plain(0, seconds)
         self._plain_rounds += 1
-        self._plain_seconds += served_seconds
+        self._plain_seconds += seconds
 
     def fork(self) -> DraftLengthController:
         """A controller for another sequence of the same device: same costs, half the trust in the acceptance."""
@@ -281,9 +282,9 @@ class FixedDraftLength:
         round_trip_seconds: float,
         confidences: Sequence[float] = (),
         verified: int | None = None,
-        served_seconds: float | None = None,
+        step_seconds: float | None = None,
     ) -> None:
         """Learns nothing."""
 
-    def observe_run(self, served_seconds: float) -> None:
+    def observe_run(self, seconds: float) -> None:
         """Learns nothing."""

@@ -126,9 +126,9 @@ class CostEstimate:
         self._mean_seconds += step * (seconds - self._mean_seconds)
         self._last_tokens = draft_tokens
 
-    def observe_served(self, draft_tokens: int, served_seconds: float) -> None:
-        """The part of a round's time that the verifier had it: all of a plain token's where no way lies between two of them."""
-        plain = max(served_seconds - self._line()[0] * draft_tokens, _SMALLEST_SECONDS)
+    def observe_plain(self, draft_tokens: int, step_seconds: float) -> None:
+        """A step with so many draft tokens of this sequence: what a plain token takes where none has to be asked for."""
+        plain = max(step_seconds - self._line()[0] * draft_tokens, _SMALLEST_SECONDS)
         known = self._plain_seconds
         if known is None:
             self._plain_seconds = plain

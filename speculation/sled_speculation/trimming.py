@@ -49,6 +49,7 @@ class StepFrame:
     `idle_seconds` is the time that the engine lately had to spare per step (infinite: draft tokens cost nothing).
     `max_draft_tokens` is the room in the step, and
     `max_seconds` what the most urgent round can wait for; a step that takes longer even without drafts has missed it anyway.
+    `rectangular`: the step costs what it would if every sequence had as many tokens as the longest, so all verify up to one length.
     """
 
     rounds: int
@@ -57,6 +58,7 @@ class StepFrame:
     idle_seconds: float = 0.0
     max_draft_tokens: int = 1_000_000
     max_seconds: float = math.inf
+    rectangular: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ def survival_of(acceptances: Sequence[float]) -> Survival:
 
 def trim(rounds: Sequence[DraftedRound], frame: StepFrame, cost: StepCost) -> Trim:
     """Choose the draft tokens of one step; among equals those of earlier `rounds` come first."""
+    if frame.rectangular:
+        return _trim_to_one_length(rounds, frame, cost)
     foreseen = _falling([round_.foreseen for round_ in rounds])
     quote = _quote(foreseen, frame, cost)
     counts = [paying_length(round_.survival, quote.price) for round_ in rounds]
@@ -84,9 +88,14 @@ def trim(rounds: Sequence[DraftedRound], frame: StepFrame, cost: StepCost) -> Tr
     return Trim(tuple(counts), quote.price)
 
 
-def price_of(foreseen: Survival, frame: StepFrame, cost: StepCost) -> float:
-    """The survival that pays in a step with these draft tokens, float64 [n] falling; `NOTHING_PAYS` when none does."""
-    return _quote(foreseen, frame, cost).price
+def price_of(foreseen: Survival, sequences: int, frame: StepFrame, cost: StepCost) -> float:
+    """The survival that pays in a step in which so many sequences have such drafts, float64 [draft tokens] falling;
+    `NOTHING_PAYS` when none does.
+    """
+    if frame.rectangular:
+        counts = np.full(foreseen.size, sequences)
+        return _quote_of_lengths(sequences * foreseen, counts, frame, cost).price
+    return _quote(np.repeat(foreseen, sequences), frame, cost).price
 
 
 def paying_length(survival: Survival, price: float) -> int:
@@ -113,39 +122,80 @@ class _Quote:
     room: int
 
 
-def _quote(foreseen: Survival, frame: StepFrame, cost: StepCost) -> _Quote:
-    """The count of highest goodput, `foreseen` [n] falling.
+def _trim_to_one_length(rounds: Sequence[DraftedRound], frame: StepFrame, cost: StepCost) -> Trim:
+    """All drafts up to one length, which looks at no drawn token where `foreseen` does not."""
+    lengths = np.array([round_.foreseen.size for round_ in rounds], dtype=np.int64)
+    brought = np.zeros(int(lengths.max(initial=0)))
+    for round_ in rounds:
+        brought[: round_.foreseen.size] += round_.foreseen
+    counts = np.array([int((lengths > place).sum()) for place in range(brought.size)])
+    quote = _quote_of_lengths(brought, counts, frame, cost)
+    return Trim(tuple(int(n) for n in np.minimum(lengths, quote.best)), quote.price)
 
-    All counts are compared and not just the next one: where a second token costs a jump, a third may be nearly free. The best of
+
+def _quote_of_lengths(
+    brought: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    frame: StepFrame,
+    cost: StepCost,
+) -> _Quote:
+    """The draft length of highest goodput: place i of all drafts is expected to bring `brought[i]` tokens and `counts[i]` drafts
+    reach it.
+    """
+    fitting = int((np.cumsum(counts) <= max(frame.max_draft_tokens, 0)).sum())
+    rows = max(frame.rounds, 1) * np.arange(1, fitting + 2)
+    quote = _goodput(brought[:fitting], rows, frame, cost)
+    if quote.best == 0:
+        return quote
+    last = quote.best - 1
+    paid = float(brought[last]) if quote.best < brought.size else quote.price
+    return _Quote(paid / float(counts[last]), quote.best, quote.room)
+
+
+def _quote(foreseen: Survival, frame: StepFrame, cost: StepCost) -> _Quote:
+    """The count of highest goodput, `foreseen` [n] falling."""
+    most = min(foreseen.size, max(frame.max_draft_tokens, 0))
+    quote = _goodput(foreseen[:most], max(frame.rounds, 1) + np.arange(most + 1), frame, cost)
+    if 0 < quote.best < foreseen.size:
+        return _Quote(float(foreseen[quote.best - 1]), quote.best, quote.room)
+    return quote
+
+
+def _goodput(
+    brought: NDArray[np.float64],
+    tokens: NDArray[np.int64],
+    frame: StepFrame,
+    cost: StepCost,
+) -> _Quote:
+    """The best of a row of choices: nothing, then one thing more each time, which brings `brought` [n] more output and makes the
+    step one of `tokens` [n + 1]. The price is what the last thing has to bring if nothing more could be had.
+
+    All are compared and not just the next one: where a second token costs a jump, a third may be nearly free. The best of
     many estimates is a lucky one, so it must be worth its time by a margin.
     """
-    if not foreseen.size:
+    if not brought.size:
         return _Quote(0.0, 0, 0)
-    whole, prefill_seconds = _seconds(
-        min(foreseen.size, max(frame.max_draft_tokens, 0)), frame, cost
-    )
+    whole, prefill_seconds = _seconds(tokens, frame, cost)
     room = int((whole <= max(frame.max_seconds, float(whole[0]))).sum()) - 1
     # Prompts that share the step pay for themselves.
     seconds = whole - prefill_seconds
-    expected = max(frame.rounds, 1) + np.concatenate([[0.0], np.cumsum(foreseen[:room])])
+    expected = max(frame.rounds, 1) + np.concatenate([[0.0], np.cumsum(brought[:room])])
     spare = math.isinf(frame.idle_seconds)
     rates = expected if spare else expected / (seconds[: room + 1] + frame.idle_seconds)
     best = int(rates.argmax())
     least = 0.0 if spare else WORTHWHILE * float(rates[0] * (seconds[best] - seconds[0]))
     if best == 0 or float(expected[best] - expected[0]) < least:
         return _Quote(NOTHING_PAYS, 0, room)
-    price = float(foreseen[best - 1])
-    if best == foreseen.size:
-        last = float(seconds[best] - seconds[best - 1])
-        price = 0.0 if spare else min(price, float(rates[best]) * last)
+    last = float(seconds[best] - seconds[best - 1])
+    price = 0.0 if spare else min(float(brought[best - 1]), float(rates[best]) * last)
     return _Quote(price, best, room)
 
 
-def _seconds(most: int, frame: StepFrame, cost: StepCost) -> tuple[NDArray[np.float64], float]:
-    """Seconds [most + 1] of a step with 0 to `most` draft tokens, and those of them that its prompts add."""
+def _seconds(
+    tokens: NDArray[np.int64], frame: StepFrame, cost: StepCost
+) -> tuple[NDArray[np.float64], float]:
+    """Seconds [n] of a step with so many tokens [n] beside its prompts, and those of them that its prompts add."""
     sequences = frame.rounds + (frame.prefill_tokens > 0)
-    base = max(frame.rounds, 1)
-    tokens = np.arange(base, base + most + 1)
     whole = cost.by_tokens(tokens + frame.prefill_tokens, sequences, frame.context_tokens)
     if not frame.prefill_tokens:
         return whole, 0.0

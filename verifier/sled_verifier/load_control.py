@@ -80,6 +80,8 @@ class LoadControl:
 
     def __init__(self, max_draft_tokens: int, settings: LoadSettings | None = None) -> None:
         self.settings = settings or LoadSettings()
+        self.rectangular = False
+        """See `EngineInfo.rectangular`; set by the backend."""
         self.steps = StepCostEstimate()
         self.book = AcceptanceBook()
         self._max = max_draft_tokens
@@ -162,6 +164,7 @@ class LoadControl:
             idle_seconds=idle,
             max_draft_tokens=max_draft_tokens,
             max_seconds=self._patience(candidates, now),
+            rectangular=self.rectangular,
         )
         fits = sum(lengths) <= max_draft_tokens
         if cost is None or (fits and idle == math.inf and frame.max_seconds == math.inf):
@@ -217,15 +220,16 @@ class LoadControl:
             rounds=max(1, round(self._rounds)),
             context_tokens=round(self._context),
             idle_seconds=idle,
+            rectangular=self.rectangular,
         )
         survival = survival_of([self.book.overall()] * self._max)
-        price = price_of(np.repeat(survival, frame.rounds), frame, cost)
+        price = price_of(survival, frame.rounds, frame, cost)
         return price if price != NOTHING_PAYS else self._price_for_one(frame, cost)
 
     def _price_for_one(self, frame: StepFrame, cost: StepCost) -> float:
         """Drafts do not pay for the average: the acceptance with which they would for one sequence."""
         for rate in _HIGHER_RATES:
-            if price_of(survival_of([rate] * self._max), frame, cost) != NOTHING_PAYS:
+            if price_of(survival_of([rate] * self._max), 1, frame, cost) != NOTHING_PAYS:
                 return rate
         return NOTHING_PAYS
 

@@ -55,6 +55,7 @@ class Scheduler:
         self.info = info
         self.limits = limits
         self.control = control or LoadControl(limits.max_draft_tokens)
+        self.control.rectangular = info.rectangular
         self.residency = Residency(info.slots, policy or SlotPolicy(), self._occupancy)
         self._budget = limits.budget(info.max_step_tokens)
         self._sessions: dict[int, Session] = {}
@@ -162,7 +163,8 @@ class Scheduler:
         self._step_tokens = job.step_tokens
         if result.failure is None:
             rounds = sum(item.trial is not None for item in job.items)
-            self.control.stepped(_shape(job), rounds, result.step_seconds, now)
+            shape = _shape(job, rectangular=self.info.rectangular)
+            self.control.stepped(shape, rounds, result.step_seconds, now)
             if rounds:
                 self._step_seconds += 0.2 * (result.step_seconds - self._step_seconds)
             judged = zip(job.items, result.judgements, strict=True)
@@ -361,9 +363,13 @@ def _arrival(work: Work) -> float:
     return work.arrived
 
 
-def _shape(job: Job) -> StepShape:
+def _shape(job: Job, *, rectangular: bool) -> StepShape:
     context = sum(item.start for item in job.items)
-    return StepShape(job.step_tokens, len(job.items), context)
+    tokens = job.step_tokens
+    # A prompt beside others is no rectangle with them: it is computed for itself.
+    if rectangular and all(item.trial is not None for item in job.items):
+        tokens = len(job.items) * max((len(item.tokens) for item in job.items), default=0)
+    return StepShape(tokens, len(job.items), context)
 
 
 def _late(late: Round, now: float) -> Outcome:

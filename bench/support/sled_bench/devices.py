@@ -119,6 +119,7 @@ class ReplayingDevice:
         verified: int,
         hint: int,
         waited: float,
+        step_seconds: float,
         goes_on: bool = False,
     ) -> tuple[int, ...]:
         """What a verdict brought, `waited` seconds after the draft was with the server. Where the server `goes_on`, the next one
@@ -136,7 +137,13 @@ class ReplayingDevice:
         self._hint = min(hint, self._most)
         if self._most and self._asks:
             self._lengths.observe(
-                len(self._sent), accepted, self._drafted_for, away, self.sure, verified, waited
+                len(self._sent),
+                accepted,
+                self._drafted_for,
+                away,
+                self.sure,
+                verified,
+                step_seconds,
             )
             self._ahead = self._drafted_ahead(accepted, next_token, away)
         elif self._most:

@@ -338,6 +338,7 @@ class VirtualFleet:
             verdict.verified,
             verdict.max_draft_tokens_hint,
             self.now - device.asked_at,
+            verdict.compute_seconds,
             following is not None,
         )
         device.prefix.extend(output)

@@ -152,7 +152,7 @@ async def test_a_slow_device_lets_the_verifier_go_on_whatever_it_hints() -> None
         def observe(self, *_: object) -> None:
             pass
 
-        def observe_run(self, served_seconds: float) -> None:
+        def observe_run(self, seconds: float) -> None:
             pass
 
     target = ToyTarget()

@@ -15,7 +15,7 @@ def taught(
     policy = DraftLengthController(DraftLengthSettings(max_tokens=8))
     for _ in range(60):
         policy.limit()
-        policy.observe(4, accepted, 4 * draft_seconds, round_trip, served_seconds=served)
+        policy.observe(4, accepted, 4 * draft_seconds, round_trip, step_seconds=served)
     return policy
 
 

@@ -150,8 +150,7 @@ def test_nothing_to_choose_from() -> None:
 def test_the_price_rises_with_the_load_and_lengths_follow() -> None:
     survival = survival_of([0.8] * 8)
     prices = [
-        price_of(np.repeat(survival, n), StepFrame(n), straight(0.05, 0.001))
-        for n in (1, 4, 16, 64, 256)
+        price_of(survival, n, StepFrame(n), straight(0.05, 0.001)) for n in (1, 4, 16, 64, 256)
     ]
     assert prices == sorted(prices)
     lengths = [paying_length(survival, price) for price in prices]
@@ -172,3 +171,83 @@ def test_one_drafter_among_many_devices_without_drafts_is_worth_its_own_time() -
     rounds = [greedy(0.8, 0.8), *[greedy()] * 63]
     assert trim(rounds, StepFrame(64), straight(1.0, 1e-4)).verified[0] == 2
     assert trim(rounds, StepFrame(64), straight(0.01, 1.0)).verified[0] == 0
+
+
+def goodput_of_length(rounds: list[DraftedRound], length: int, cost: StepCost) -> float:
+    """Where every sequence costs as much as the longest."""
+    expected = sum(1 + float(r.survival[:length].sum()) for r in rounds)
+    rows = np.array([len(rounds) * (length + 1)])
+    return expected / float(cost.by_tokens(rows, len(rounds), 0)[0])
+
+
+def test_where_a_step_is_a_rectangle_all_verify_up_to_the_best_length() -> None:
+    rng = random.Random(8)
+    chosen = set()
+    for _ in range(200):
+        cost = straight(rng.choice([0.01, 0.1, 1.0]), 0.01)
+        rounds = [greedy(*(rng.random() ** 0.3 for _ in range(rng.randrange(6)))) for _ in range(4)]
+        lengths = [r.survival.size for r in rounds]
+        found = trim(rounds, StepFrame(4, rectangular=True), cost).verified
+        length = max(found)
+        assert found == tuple(min(length, n) for n in lengths)
+        best = max(range(max(lengths) + 1), key=lambda n: goodput_of_length(rounds, n, cost))
+        if length:
+            assert length == best
+        elif best:
+            gain = goodput_of_length(rounds, best, cost) / goodput_of_length(rounds, 0, cost)
+            assert gain < WORTHWHILE
+        chosen.add(length)
+    assert chosen >= {0, 1, 3, 5}
+
+
+def test_one_long_draft_does_not_stretch_the_rectangle_for_all() -> None:
+    """Eight rows more for one sure token: as dear as a token for each of the eight."""
+    cost = straight(0.0, 1.0)
+    rounds = [greedy(0.99, 0.99, 0.99), *[greedy()] * 7]
+    assert trim(rounds, StepFrame(8, rectangular=True), cost).verified == (0,) * 8
+    weights = straight(100.0, 1.0)
+    assert trim(rounds, StepFrame(8, rectangular=True), weights).verified[0] == 3
+
+
+def test_a_rectangle_keeps_to_the_room_and_the_deadline() -> None:
+    rounds = [greedy(0.9, 0.9, 0.9, 0.9)] * 4
+    cheap = straight(1.0, 1e-6)
+    assert trim(rounds, StepFrame(4, rectangular=True), cheap).verified == (4,) * 4
+    assert trim(rounds, StepFrame(4, max_draft_tokens=11, rectangular=True), cheap).verified == (
+        (2,) * 4
+    )
+    assert trim(rounds, StepFrame(4, max_draft_tokens=3, rectangular=True), cheap).verified == (
+        (0,) * 4
+    )
+    hurried = StepFrame(4, max_seconds=0.1 + 12 * 0.01, rectangular=True)
+    assert trim(rounds, hurried, straight(0.1, 0.01)).verified == (2,) * 4
+    idle = StepFrame(4, idle_seconds=math.inf, rectangular=True)
+    assert trim(rounds, idle, straight(0.0, 1.0)).verified == (4,) * 4
+    assert trim([], StepFrame(0, rectangular=True), cheap).verified == ()
+
+
+def test_the_length_of_a_rectangle_looks_at_no_drawn_token() -> None:
+    rng = random.Random(4)
+    foreseen = survival_of([0.8] * 5)
+    frame = StepFrame(4, rectangular=True)
+    found = {
+        trim(
+            [DraftedRound(survival_of([rng.random() for _ in range(5)]), foreseen)] * 4,
+            frame,
+            straight(1.0, 0.1),
+        ).verified
+        for _ in range(50)
+    }
+    assert len(found) == 1
+
+
+def test_the_price_of_a_rectangle_asks_for_the_length_that_pays() -> None:
+    """Devices that draft what the price asks for fill the rectangle and no more."""
+    cost = straight(0.3, 0.01)
+    frame = StepFrame(8, rectangular=True)
+    survival = survival_of([0.8] * 8)
+    price = price_of(survival, 8, frame, cost)
+    best = max(trim([greedy(*[0.8] * 8)] * 8, frame, cost).verified)
+    assert 1 <= best < 8
+    assert paying_length(survival, price) == best
+    assert price_of(survival, 8, frame, straight(0.0, 1.0)) == NOTHING_PAYS

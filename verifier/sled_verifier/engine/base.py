@@ -31,6 +31,8 @@ class EngineInfo:
     """`bit-invariant`, `fp32` or `approximate`: see docs/reference/exactness.md."""
     guides: bool = False
     """Output can be guided (`SamplingParams.guide`)."""
+    rectangular: bool = False
+    """A step takes about as long as if each of its sequences had as many tokens as the longest has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ class LlamaCppEngine:
             tokenizer_fingerprint=vocabulary.fingerprint(),
             end_tokens=vocabulary.end_tokens,
             exactness=exactness,
+            rectangular=True,
         )
 
     def step(self, items: Sequence[StepItem]) -> list[Logits]:
