@@ -26,6 +26,7 @@ class StepCostEstimate:
     """
 
     _cells: dict[tuple[int, int, bool], Cell] = field(default_factory=dict)
+    _most_tokens: dict[int, int] = field(default_factory=dict)
     _cost: StepCost | None = None
     _pace: float = 1.0
     _unfitted_seconds: float = 0.0
@@ -35,12 +36,14 @@ class StepCostEstimate:
         if shape.tokens < 1 or not math.isfinite(seconds) or seconds <= 0:
             return
         seconds = max(seconds, _SHORTEST)
+        load = load_class(shape.sequences)
+        self._most_tokens[load] = max(shape.tokens, self._most_tokens.get(load, 0))
         self._unfitted_seconds += seconds
         if self._cost is not None:
             surprise = seconds / (self._pace * max(self._cost.seconds(shape), _SHORTEST))
             self._pace *= min(max(surprise, 1 / OUTLIER), OUTLIER) ** _PACE_STEP
             seconds /= self._pace
-        key = (bisect.bisect_right(KNOTS, shape.tokens), load_class(shape.sequences), shape.plain)
+        key = (bisect.bisect_right(KNOTS, shape.tokens), load, shape.plain)
         cell = self._cells.get(key)
         if cell is None:
             self._cells[key] = Cell(shape.tokens, shape.sequences, shape.context_tokens, seconds)
@@ -52,6 +55,11 @@ class StepCostEstimate:
         for shape, seconds in samples:
             self.observe(shape, seconds)
         self._unfitted_seconds = math.inf
+
+    def most_tokens(self, sequences: int) -> int:
+        """Tokens of the largest step that was seen at about this load or a higher one; 0 when none was."""
+        least = load_class(sequences)
+        return max((most for load, most in self._most_tokens.items() if load >= least), default=0)
 
     def cost(self) -> StepCost | None:
         """The present estimate; None before steps of two different token counts were seen."""

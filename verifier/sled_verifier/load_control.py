@@ -44,6 +44,10 @@ costs without them, and on shared machines that changes.
 """
 DEAR = 0.3
 """The price from which on it is worth a step to look."""
+REACH = 2
+"""A step is at most so many times as large as the largest that was seen at its load: what a larger one costs is a guess, and the
+best of many guesses is a lucky one.
+"""
 HINT_STRETCH = 1.5
 """Devices are told a length so many times the one that pays: what is too much is trimmed when the step is known, what is too little
 leaves the step empty. Where not even one token pays, they are told so all the same.
@@ -162,7 +166,7 @@ class LoadControl:
             prefill_tokens=prefill_tokens,
             context_tokens=sum(candidate.context_tokens for candidate in candidates),
             idle_seconds=idle,
-            max_draft_tokens=max_draft_tokens,
+            max_draft_tokens=min(max_draft_tokens, self._reach(len(candidates))),
             max_seconds=self._patience(candidates, now),
             rectangular=self.rectangular,
         )
@@ -204,6 +208,12 @@ class LoadControl:
         if self._rounds_seen < MIN_STEPS:
             return math.inf
         return max(0.0, self._elapsed - self._busy) / self._weight
+
+    def _reach(self, rounds: int) -> int:
+        """Draft tokens of the largest step whose cost is more than a guess."""
+        if not self.settings.trim:
+            return _NO_BOUND
+        return REACH * max(self.steps.most_tokens(rounds), rounds) - rounds
 
     def _patience(self, candidates: Sequence[Candidate], now: float) -> float:
         if not self.settings.meet_deadlines:
@@ -294,4 +304,5 @@ def _in_turn(lengths: Sequence[int], room: int) -> tuple[int, ...]:
 
 
 _LONGEST_GAP_SECONDS = 1.0
+_NO_BOUND = 1 << 30
 _HIGHER_RATES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)

@@ -159,6 +159,21 @@ def test_a_full_step_still_has_one_token_for_everybody() -> None:
     assert choose(LoadControl(8), candidate(1), candidate(2), room=3) == (3, 0)
 
 
+def test_a_step_grows_by_twice_at_most_until_its_cost_is_known() -> None:
+    """At a load that is new nothing larger than a step without drafts was seen, however cheap it looks from other loads."""
+    control = a_control(token_seconds=1e-5, rate=0.95)
+    crowd = [candidate(key) for key in range(100, 132)]
+    for key in range(100, 132):
+        control.opened(key, opening())
+    sizes = []
+    for step in range(4):
+        verified = choose(control, *crowd)
+        tokens = 32 + sum(verified)
+        sizes.append(tokens)
+        control.stepped(StepShape(tokens, 32, 3200), 32, 0.05 + 1e-5 * tokens, 1e4 + step)
+    assert sizes == [64, 128, 256, 288]
+
+
 def test_a_deadline_shortens_drafts() -> None:
     urgent = [candidate(key, deadline=0.04 if key == 0 else 1e9) for key in range(8)]
     control = a_control(token_seconds=0.0005)
