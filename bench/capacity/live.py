@@ -109,7 +109,6 @@ class LiveDevice:
                 verdict.verified,
                 verdict.max_draft_tokens_hint,
                 now - asked,
-                verdict.compute_micros / 1e6,
                 goes_on,
             )
             self._prefix.extend(output)

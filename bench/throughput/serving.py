@@ -37,8 +37,8 @@ def turns_at(load: int) -> list[Arm]:
 
 
 def fixed_turns(load: int, most_step_tokens: int) -> Iterator[Arm]:
-    """The fixed lengths that fit a step, each beside a window without drafts."""
-    for number, arm in enumerate(FIXED):
+    """The fixed lengths that fit a step, each beside a window without drafts; twice where steps are short."""
+    for number, arm in enumerate(FIXED * (1 if load > 16 else 2)):
         if number % 2 == 0:
             yield PLAIN
         if load * (arm.draft_tokens + 1) <= most_step_tokens:

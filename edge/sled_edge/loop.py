@@ -22,11 +22,8 @@ from sled_edge.rounds import Generation, RoundContext
 from sled_edge.seats import Seats, SeatsTaken
 from sled_edge.session import Session, StopRules
 from sled_protocol.limits import MAX_PROMPT_TOKENS
-from sled_speculation.draft_length import (
-    DraftLengthController,
-    DraftLengthPolicy,
-    DraftLengthSettings,
-)
+from sled_speculation.draft_length import DraftLengthController
+from sled_speculation.draft_length_policy import DraftLengthPolicy, DraftLengthSettings
 from sled_speculation.sampling import AcceptanceMode, InvalidSampling, SamplingParams
 from sled_speculation.wire import as_sent
 

@@ -28,7 +28,7 @@ from sled_edge.log import fields
 from sled_edge.offline import OfflineSwitch
 from sled_edge.session import Session, StopRules, greedy_twin, guess_twin
 from sled_speculation.acceptance import Judgement
-from sled_speculation.draft_length import DraftLengthPolicy
+from sled_speculation.draft_length_policy import DraftLengthPolicy
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ class Generation:
         started = time.perf_counter()
         proposal = await self._next_draft()
         waited_seconds = time.perf_counter() - started
+        plain = 0 if proposal.tokens else self.lengths.plain_tokens
         draft = RoundDraft(
             session.committed_length,
             session.prefix_hash,
@@ -117,8 +118,8 @@ class Generation:
             proposal.distributions,
             proposal.draft_seconds,
             () if proposal.distributions else tuple(proposal.confidences),
-            min(RUN_TOKENS, session.draft_room(self._context.rules()) + 1),
-            self.lengths.declined and not proposal.tokens,
+            min(plain or RUN_TOKENS, session.draft_room(self._context.rules()) + 1),
+            plain > 0,
         )
         self._begin_ahead(draft)
         patience = self._switch.patience_seconds(started=session.committed_length > 0)
@@ -254,8 +255,9 @@ class Generation:
         of the prompt, which was waited for but is not the draft's.
         """
         self._hint = verdict.max_draft_tokens_hint
+        served_seconds = verdict.queue_seconds + verdict.compute_seconds
         if self._goes_on:
-            self.lengths.observe_run(verdict.queue_seconds + verdict.compute_seconds)
+            self.lengths.observe_run(served_seconds)
             return
         self.lengths.observe(
             len(proposal.tokens),
@@ -264,7 +266,7 @@ class Generation:
             verdict.round_trip_seconds,
             proposal.confidences,
             verdict.verified,
-            verdict.compute_seconds,
+            served_seconds,
         )
 
     async def _write_alone(self) -> Delta:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-from sled_protocol.limits import WIRE_MAX_DRAFT_TOKENS
-from sled_speculation.estimates import AcceptanceEstimate, CostEstimate
+from sled_speculation.draft_length_policy import DraftLengthSettings
+from sled_speculation.estimates import AcceptanceEstimate, CostEstimate, Level
 from sled_speculation.expectation import best_draft_length, expected_output_tokens_by_position
 
 _FIRST_DRAFT_TOKENS = 2
@@ -22,65 +20,12 @@ _COMPARE_EVERY_ROUNDS = 24
 _PROBE_SHARE = 0.02
 _PROBE_ROUNDS = 16
 _FORK_KEEP = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class DraftLengthSettings:
-    """Bounds set by the user.
-
-    Raises:
-        ValueError: a value is outside its range.
-    """
-
-    max_tokens: int = 8
-    """0 to 32; 0 = never draft."""
-    min_confidence: float = 0.0
-    """Stop after a token whose confidence is below this; 0 leaves it to the controller."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_tokens <= WIRE_MAX_DRAFT_TOKENS:
-            raise ValueError(
-                f"max_tokens is {self.max_tokens}; allowed: 0 to {WIRE_MAX_DRAFT_TOKENS}"
-            )
-        if not 0 <= self.min_confidence <= 1:
-            raise ValueError(f"min_confidence is {self.min_confidence}; allowed: 0 to 1")
-
-
-class DraftLengthPolicy(Protocol):
-    """What the speculation loop asks each round, in this order: `limit`, `keep_drafting` for every token, `observe`.
-
-    A token that the verifier adds by itself is told to `observe_run` instead.
-    """
-
-    @property
-    def declined(self) -> bool:
-        """Whether the last round was chosen to be without a draft, for as long as things are as they are."""
-        ...
-
-    def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
-        """Most draft tokens of the next round; 0 = ask for a plain token."""
-        ...
-
-    def keep_drafting(self, confidences: Sequence[float]) -> bool:
-        """Whether to draft one more token after those with these confidences."""
-        ...
-
-    def observe(
-        self,
-        draft_tokens: int,
-        accepted: int,
-        draft_seconds: float,
-        round_trip_seconds: float,
-        confidences: Sequence[float] = (),
-        verified: int | None = None,
-        step_seconds: float | None = None,
-    ) -> None:
-        """What the round brought and took."""
-        ...
-
-    def observe_run(self, seconds: float) -> None:
-        """A plain token that nobody had to ask for, so many seconds after the one before it."""
-        ...
+_RUN_TOKENS = 16
+_TRIAL_TOKENS = 4
+_TRIAL_ROUNDS = 192
+_FIRST_TRIAL_ROUND = 12
+_TRIAL_ODDS = 1.5
+_VAIN_TRIAL_ROUNDS = 2000
 
 
 class DraftLengthController:
@@ -100,6 +45,9 @@ class DraftLengthController:
         self._drafted_rounds = 0
         self._plain_rounds = 0
         self._plain_seconds = 0.0
+        self._served, self._token = Level(), Level()
+        self._trying = False
+        self._rounds_without_run = _TRIAL_ROUNDS - _FIRST_TRIAL_ROUND
 
     @property
     def acceptance_rate(self) -> float:
@@ -107,12 +55,16 @@ class DraftLengthController:
         return self._acceptance.rate()
 
     @property
-    def declined(self) -> bool:
-        """See `DraftLengthPolicy.declined`; a round without a draft that is only for comparison is none of these."""
-        return self._declined and not self._compare
+    def plain_tokens(self) -> int:
+        """See `DraftLengthPolicy.plain_tokens`."""
+        if self._trying:
+            return _TRIAL_TOKENS
+        return _RUN_TOKENS if self._declined and not self._compare else 0
 
     def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
         """Most draft tokens of the next round, 0 to `max_tokens`.
+
+        Now and then it is 0 for a trial: what a token takes that needs no asking can only be learnt by not asking.
 
         Args:
             load_hint: the last verdict's `max_draft_tokens_hint`; None before the first verdict. Never exceeded: 0 means
@@ -125,12 +77,23 @@ class DraftLengthController:
         if remaining_tokens is not None:
             allowed = min(allowed, remaining_tokens - 1)
         allowed = max(allowed, 0)
+        self._trying = allowed > 0 and self._trial_due()
+        if self._trying:
+            self._limit, self._declined = 0, False
+            return 0
         self._probing = allowed > 0 and self._probe_due()
         self._limit = self._choose(allowed)
         if self._probing:
             self._limit = max(self._limit, 1)
         self._declined = self._limit == 0 < allowed
         return self._limit
+
+    def _trial_due(self) -> bool:
+        """True when plain tokens that need no asking could be the quicker ones, and nobody knows. Where a round is with the server
+        for longer than a token takes on average they are not, since they would wait as long.
+        """
+        close = self._served.mean < _TRIAL_ODDS * self._token.mean
+        return close and self._rounds_without_run >= _TRIAL_ROUNDS
 
     def _choose(self, allowed: int) -> int:
         cost = self._cost.cost()
@@ -186,7 +149,7 @@ class DraftLengthController:
         round_trip_seconds: float,
         confidences: Sequence[float] = (),
         verified: int | None = None,
-        step_seconds: float | None = None,
+        served_seconds: float = 0.0,
     ) -> None:
         """Learn from one finished round.
 
@@ -197,8 +160,7 @@ class DraftLengthController:
             round_trip_seconds: from sending the draft to the verdict.
             confidences: of the draft tokens, when the drafter has them.
             verified: how many the server looked at; None = all.
-            step_seconds: of the step that verified it; None = not known. About what a plain token takes where none has to
-                be asked for.
+            served_seconds: the part of the round trip in which the server had the draft, waiting included; 0 = not known.
 
         Raises:
             ValueError: counts that contradict each other, or a time that is negative or not finite.
@@ -219,9 +181,14 @@ class DraftLengthController:
         if draft_tokens or self._declined:
             self._acceptance.observe(looked_at, accepted, confidences)
         self._cost.observe(draft_tokens, draft_seconds, round_trip_seconds)
-        if step_seconds is not None:
-            self._cost.observe_plain(draft_tokens, min(step_seconds, round_trip_seconds))
+        self._served.observe(served_seconds)
+        if draft_tokens:
+            self._token.observe((draft_seconds + round_trip_seconds) / (accepted + 1))
         self._drafted_rounds += draft_tokens > 0
+        # A verifier that does not go on by itself is hardly asked again; one that does is heard of in observe_run.
+        self._rounds_without_run = (
+            -_VAIN_TRIAL_ROUNDS if self._trying else self._rounds_without_run + 1
+        )
         self._compare = draft_tokens > 0 and self._drafted_rounds % _COMPARE_EVERY_ROUNDS == 1
         if draft_tokens:
             self._plain_rounds, self._plain_seconds = 0, 0.0
@@ -233,14 +200,15 @@ class DraftLengthController:
         """See `DraftLengthPolicy.observe_run`."""
         if self._declined:
             self._acceptance.observe(0, 0)
-        self._cost.observe_plain(0, seconds)
+        self._cost.observe_plain(seconds)
+        self._rounds_without_run = 0
         self._plain_rounds += 1
         self._plain_seconds += seconds
 
     def fork(self) -> DraftLengthController:
         """A controller for another sequence of the same device: same costs, half the trust in the acceptance."""
         other = copy.deepcopy(self)
-        other._declined = False
+        other._declined = other._trying = False
         for estimate in (
             other._acceptance.overall,
             *other._acceptance.positions,
@@ -248,43 +216,3 @@ class DraftLengthController:
         ):
             estimate.fade(_FORK_KEEP)
         return other
-
-
-class FixedDraftLength:
-    """Always the same draft length: for measurements, and as the baseline that the controller is compared with."""
-
-    def __init__(self, draft_tokens: int) -> None:
-        self._draft_tokens = DraftLengthSettings(max_tokens=draft_tokens).max_tokens
-
-    @property
-    def declined(self) -> bool:
-        """Never: what is not drafted here is never chosen."""
-        return False
-
-    def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
-        """The fixed length; the server's hint and the tokens still wanted bound it."""
-        bounds = [self._draft_tokens]
-        if load_hint is not None:
-            bounds.append(load_hint)
-        if remaining_tokens is not None:
-            bounds.append(remaining_tokens - 1)
-        return max(0, min(bounds))
-
-    def keep_drafting(self, confidences: Sequence[float]) -> bool:
-        """True until the length is reached."""
-        return len(confidences) < self._draft_tokens
-
-    def observe(
-        self,
-        draft_tokens: int,
-        accepted: int,
-        draft_seconds: float,
-        round_trip_seconds: float,
-        confidences: Sequence[float] = (),
-        verified: int | None = None,
-        step_seconds: float | None = None,
-    ) -> None:
-        """Learns nothing."""
-
-    def observe_run(self, seconds: float) -> None:
-        """Learns nothing."""

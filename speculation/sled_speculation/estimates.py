@@ -90,6 +90,21 @@ def _confidence_class(confidence: float) -> int:
 
 
 @dataclass(slots=True)
+class Level:
+    """A mean over the last ten or so values."""
+
+    mean: float = 0.0
+    _values: int = 0
+
+    def observe(self, value: float) -> None:
+        """One more; an outlier counts as a few times the mean."""
+        self._values += 1
+        if self._values > _FIRST_ROUNDS:
+            value = min(value, _OUTLIER * self.mean)
+        self.mean += max(1 / self._values, _LEVEL_STEP) * (value - self.mean)
+
+
+@dataclass(slots=True)
 class CostEstimate:
     """Seconds per drafted token, and round-trip seconds as a straight line in the number of draft tokens.
 
@@ -99,7 +114,7 @@ class CostEstimate:
     """
 
     draft_seconds_per_token: float | None = None
-    _plain_seconds: float | None = None
+    _plain: Level = field(default_factory=Level)
     _draft_age_rounds: int = 0
     _rounds: int = 0
     _mean_tokens: float = 0.0
@@ -126,14 +141,9 @@ class CostEstimate:
         self._mean_seconds += step * (seconds - self._mean_seconds)
         self._last_tokens = draft_tokens
 
-    def observe_plain(self, draft_tokens: int, step_seconds: float) -> None:
-        """A step with so many draft tokens of this sequence: what a plain token takes where none has to be asked for."""
-        plain = max(step_seconds - self._line()[0] * draft_tokens, _SMALLEST_SECONDS)
-        known = self._plain_seconds
-        if known is None:
-            self._plain_seconds = plain
-        else:
-            self._plain_seconds = known + _LEVEL_STEP * (min(plain, _OUTLIER * known) - known)
+    def observe_plain(self, seconds: float) -> None:
+        """A token that nobody had to ask for."""
+        self._plain.observe(max(seconds, _SMALLEST_SECONDS))
 
     def _observe_draft(self, seconds_per_token: float) -> None:
         known = self.draft_seconds_per_token
@@ -163,7 +173,7 @@ class CostEstimate:
         if self.draft_seconds_per_token is None:
             return None
         slope, intercept = self._line()
-        plain = None if self._plain_seconds is None else min(self._plain_seconds, intercept)
+        plain = min(self._plain.mean, intercept) or None
         return RoundCost(self.draft_seconds_per_token, intercept, slope, plain)
 
     def _line(self) -> tuple[float, float]:

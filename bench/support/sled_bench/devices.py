@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sled_bench.trace import DRAFT_TOKENS, Text
-from sled_speculation.draft_length import (
-    DraftLengthController,
+from sled_speculation.draft_length import DraftLengthController
+from sled_speculation.draft_length_policy import (
     DraftLengthPolicy,
     DraftLengthSettings,
     FixedDraftLength,
@@ -64,8 +64,6 @@ class ReplayingDevice:
         self._asks = True
         self.sure: tuple[float, ...] = ()
         self.written = 0
-        self.run_tokens = 0
-        """Tokens that the server may write from this round on before it must ask."""
 
     @property
     def text(self) -> Text:
@@ -84,13 +82,18 @@ class ReplayingDevice:
 
     @property
     def run_on(self) -> bool:
-        """The device has chosen not to draft."""
-        return self._lengths.declined and not self._sent
+        """The device has chosen not to draft for so long."""
+        return not self._sent and self._lengths.plain_tokens > 0
+
+    @property
+    def run_tokens(self) -> int:
+        """Tokens that the server may write from this round on before it must ask."""
+        wanted = (0 if self._sent else self._lengths.plain_tokens) or RUN_TOKENS
+        return min(wanted, len(self.text.tokens) - self.written - 1)
 
     def draft(self) -> tuple[tuple[int, ...], float]:
         """The next draft, and the seconds until the server has it."""
         self._asks = True
-        self.run_tokens = min(RUN_TOKENS, len(self.text.tokens) - self.written - 1)
         if not self._most:
             self._sent = self.sure = ()
             return (), 0.0
@@ -119,7 +122,6 @@ class ReplayingDevice:
         verified: int,
         hint: int,
         waited: float,
-        step_seconds: float,
         goes_on: bool = False,
     ) -> tuple[int, ...]:
         """What a verdict brought, `waited` seconds after the draft was with the server. Where the server `goes_on`, the next one
@@ -137,13 +139,7 @@ class ReplayingDevice:
         self._hint = min(hint, self._most)
         if self._most and self._asks:
             self._lengths.observe(
-                len(self._sent),
-                accepted,
-                self._drafted_for,
-                away,
-                self.sure,
-                verified,
-                step_seconds,
+                len(self._sent), accepted, self._drafted_for, away, self.sure, verified, waited
             )
             self._ahead = self._drafted_ahead(accepted, next_token, away)
         elif self._most:

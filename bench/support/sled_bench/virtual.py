@@ -29,7 +29,7 @@ from sled_verifier.run import next_round
 from sled_verifier.scheduler import Scheduler
 from sled_verifier.slots import SlotPolicy
 
-DEADLINE_SECONDS = 0.5
+DEADLINE_SECONDS = 1.0
 Surface = Callable[[StepShape], float]
 """Seconds of a step."""
 
@@ -338,7 +338,6 @@ class VirtualFleet:
             verdict.verified,
             verdict.max_draft_tokens_hint,
             self.now - device.asked_at,
-            verdict.compute_seconds,
             following is not None,
         )
         device.prefix.extend(output)

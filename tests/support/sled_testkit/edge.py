@@ -17,7 +17,7 @@ from sled_edge.link_resilient import ResilientLink
 from sled_edge.link_transport import Dialer
 from sled_edge.loop import LoopSettings, SpeculationLoop
 from sled_edge.offline import OfflineTiming
-from sled_speculation.draft_length import DraftLengthPolicy, FixedDraftLength
+from sled_speculation.draft_length_policy import DraftLengthPolicy, FixedDraftLength
 
 QUICK = LinkTiming(
     connect_seconds=5.0,

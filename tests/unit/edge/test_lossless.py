@@ -14,7 +14,7 @@ from sled_edge.config import DraftingMode
 from sled_edge.drafter.fake import FakeDrafter
 from sled_edge.fake_link import FakeLink, ToyTarget
 from sled_edge.generation import GenerationRequest
-from sled_speculation.draft_length import FixedDraftLength
+from sled_speculation.draft_length_policy import FixedDraftLength
 from sled_speculation.sampling import SamplingParams
 from sled_speculation.transforms import TokenSet, target_probs
 from sled_testkit.edge import collect, running_loop, settings

@@ -141,7 +141,7 @@ async def test_a_reader_who_leaves_in_a_run_frees_the_sequence() -> None:
 
 async def test_a_slow_device_lets_the_verifier_go_on_whatever_it_hints() -> None:
     class Declining:
-        declined = True
+        plain_tokens = 16
 
         def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
             return 0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sled_speculation.draft_length import (
-    DraftLengthController,
+from sled_speculation.draft_length import DraftLengthController
+from sled_speculation.draft_length_policy import (
     DraftLengthPolicy,
     DraftLengthSettings,
     FixedDraftLength,
