@@ -66,15 +66,15 @@ format: $(DEV) ## Format the code and fix what lint can fix
 bench: $(DEV) engines ## Measure what takes minutes, and write bench/results (under 20 minutes)
 	$(BIN)/python bench/engine
 	$(BIN)/python bench/exactness.py
-	$(BIN)/python bench/capacity --parts simulated
-	$(BIN)/python bench/throughput --quick
+	$(BIN)/python bench/capacity --quick --parts simulated
+	$(BIN)/python bench/throughput --quick --parts vllm llamacpp
 	$(BIN)/sled demo --results bench/results/demo.json
 
-bench-throughput: $(DEV) engines ## Measure every backend at every load, beside other servers (25 minutes)
+bench-throughput: $(DEV) engines ## Measure every backend at every load, beside other servers (about an hour)
 	$(BIN)/python bench/throughput $(ARGS)
 
-bench-capacity: $(DEV) engines ## Measure how many devices a real verifier carries (15 minutes)
-	$(BIN)/python bench/capacity --parts measured $(ARGS)
+bench-capacity: $(DEV) engines ## Measure how many devices a verifier carries, simulated and real (25 minutes)
+	$(BIN)/python bench/capacity $(ARGS)
 
 bench-operator: $(DEV) ## Measure the operator at scale, and how long it takes to recover (long)
 	$(BIN)/python bench/operator

@@ -29,9 +29,10 @@ def main() -> None:
     options = parser.parse_args()
     if "simulated" in options.parts:
         rows, figures = simulated.run(options.quick)
-        report.write_rows("simulated_a100", rows)
-        report.write("simulated_a100", figures, "simulated")
-        plots.draw(rows, report.RESULTS / "simulated_a100.png")
+        name = "simulated_a100_quick" if options.quick else "simulated_a100"
+        report.write_rows(name, rows)
+        report.write(name, figures, "simulated")
+        plots.draw(rows, report.RESULTS / f"{name}.png")
     if "measured" in options.parts:
         rows, figures = measured.run(options.quick)
         name = "capacity_quick" if options.quick else "capacity"

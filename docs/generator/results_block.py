@@ -64,6 +64,8 @@ SHOWN = (
         "llamacpp_worst_ratio",
         "Qwen2.5-Coder 1.5B in 4 bits on llama.cpp: the same, the least of 1 to 64 sequences",
     ),
+    ("throughput", "torch_ratio_at_4_sequences", "The same in bf16 on torch, 4 sequences"),
+    ("throughput", "torch_worst_ratio", "The same, the least of 1 to 64 sequences"),
     (
         "capacity",
         "ratio_vs_central",
