@@ -53,13 +53,19 @@ class StepCostEstimate:
     def load(self, samples: Iterable[tuple[StepShape, float]]) -> None:
         """Take over what a measurement at the start found."""
         for shape, seconds in samples:
-            self.observe(shape, seconds)
+            for _ in range(_MEASURED_WEIGHT):
+                self.observe(shape, seconds)
         self._unfitted_seconds = math.inf
 
     def most_tokens(self, sequences: int) -> int:
         """Tokens of the largest step that was seen at about this load or a higher one; 0 when none was."""
         least = load_class(sequences)
         return max((most for load, most in self._most_tokens.items() if load >= least), default=0)
+
+    def plain_steps(self, sequences: int) -> float:
+        """About how many steps without drafts are known at about this load; recent ones only."""
+        load = load_class(sequences)
+        return sum(cell.weight for key, cell in self._cells.items() if key[1:] == (load, True))
 
     def cost(self) -> StepCost | None:
         """The present estimate; None before steps of two different token counts were seen."""
@@ -72,4 +78,6 @@ class StepCostEstimate:
 
 
 _PACE_STEP = 0.05
+_MEASURED_WEIGHT = 4
+"""Nothing else ran when a shape was measured at the start, and the best of a few repetitions was taken."""
 _SHORTEST = 1e-7

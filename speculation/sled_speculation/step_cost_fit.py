@@ -67,7 +67,7 @@ def fit(cells: Sequence[Cell]) -> StepCost:
     return replace(
         cost,
         curves=dict(_curves([cell for cell in cells if not cell.plain], cost)),
-        plain=_corrected(plain, cost) if plain else None,
+        plain=_corrected(plain, cost, _PLAIN_DOUBT) if plain else None,
     )
 
 
@@ -78,15 +78,16 @@ def _curves(cells: Sequence[Cell], cost: StepCost) -> Iterator[tuple[int, Curve]
     places of it.
     """
     for load in sorted({load_class(round(cell.sequences)) for cell in cells}):
-        yield load, _corrected([c for c in cells if load_class(round(c.sequences)) == load], cost)
+        mine = [cell for cell in cells if load_class(round(cell.sequences)) == load]
+        yield load, _corrected(mine, cost, _DOUBT)
 
 
-def _corrected(cells: Sequence[Cell], cost: StepCost) -> Curve:
+def _corrected(cells: Sequence[Cell], cost: StepCost, doubt: float) -> Curve:
     """The curve through these cells, the nearer the more steps they stand for; between and beyond them the correction goes on."""
-    cells = sorted(cells, key=lambda cell: cell.tokens)
+    cells = _merged(sorted(cells, key=lambda cell: cell.tokens))
     whole = Curve(KNOT_ARRAY, cost.knot_seconds)
     seen = np.array([cell.tokens for cell in cells])
-    trust = np.array([cell.weight / (cell.weight + _DOUBT) for cell in cells])
+    trust = np.array([cell.weight / (cell.weight + doubt) for cell in cells])
     rest = [cost.rest(cell.sequences, cell.context_tokens) for cell in cells]
     own = np.array([cell.seconds for cell in cells]) - rest
     told = np.maximum(whole.at(seen), _TINY)
@@ -94,6 +95,26 @@ def _corrected(cells: Sequence[Cell], cost: StepCost) -> Curve:
     tokens = np.union1d(KNOT_ARRAY, seen)
     seconds = whole.at(tokens) * np.interp(tokens, seen, factors)
     return Curve(tokens, np.maximum.accumulate(seconds))
+
+
+def _merged(cells: Sequence[Cell]) -> list[Cell]:
+    """Neighbours of nearly the same size as one, by their weights: a single slow step must not lift all that are larger."""
+    merged: list[Cell] = []
+    for cell in cells:
+        if not merged or cell.tokens > _ALIKE * merged[-1].tokens:
+            merged.append(cell)
+            continue
+        last = merged[-1]
+        weight = last.weight + cell.weight
+        share = cell.weight / weight
+        merged[-1] = Cell(
+            last.tokens + share * (cell.tokens - last.tokens),
+            last.sequences + share * (cell.sequences - last.sequences),
+            last.context_tokens + share * (cell.context_tokens - last.context_tokens),
+            last.seconds + share * (cell.seconds - last.seconds),
+            weight,
+        )
+    return merged
 
 
 def _carried_on(curve: NDArray[np.float64], most_tokens: float) -> NDArray[np.float64]:
@@ -174,6 +195,11 @@ def _solve_free(
 
 
 _DOUBT = 2.0
+_ALIKE = 1.1
+_PLAIN_DOUBT = 0.25
+"""How many steps it takes to believe half of what they say against the common curve, which knows hardly anything of steps without
+drafts: on llama.cpp it was off by a factor of two there, and what was left of that made drafts look cheap.
+"""
 _CELL_STEP = 0.05
 _TOLERANCE = 1e-10
 _TINY = 1e-300

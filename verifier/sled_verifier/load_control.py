@@ -42,6 +42,9 @@ CHECK_STEPS = 48
 """After so many steps with drafts one goes without, where drafts are dear: what they add to a step is known only beside what it
 costs without them, and on shared machines that changes.
 """
+FIRST_CHECK_STEPS = 4
+"""The same at a load of which not even `KNOWN_STEPS` steps without drafts are known."""
+KNOWN_STEPS = 8
 DEAR = 0.3
 """The price from which on it is worth a step to look."""
 REACH = 2
@@ -260,8 +263,10 @@ class LoadControl:
 
     def _check_due(self) -> bool:
         """The engine's present cost without drafts shall be looked at; no draft has a say in it."""
-        dear = self.settings.trim and DEAR <= self._price < NOTHING_PAYS
-        return dear and self._steps_with_drafts >= CHECK_STEPS
+        if not self.settings.trim or not DEAR <= self._price < NOTHING_PAYS:
+            return False
+        known = self.steps.plain_steps(round(self._rounds)) >= KNOWN_STEPS
+        return self._steps_with_drafts >= (CHECK_STEPS if known else FIRST_CHECK_STEPS)
 
     def _probe_due(self, key: int) -> bool:
         due = self._steps_without_probe >= PROBE_ROUNDS and self._price != NOTHING_PAYS

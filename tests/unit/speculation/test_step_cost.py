@@ -236,3 +236,22 @@ def test_the_jump_between_no_drafts_and_the_first_is_seen() -> None:
     assert few > 1.35
     assert some == pytest.approx(1.6, rel=0.05)
     assert cost.seconds(StepShape(60, 60, 3600)) == pytest.approx(1.2, rel=0.08)
+
+
+def test_one_slow_step_of_nearly_the_same_size_lifts_no_other() -> None:
+    """62 of 64 sequences once took longer; what all 64 take without drafts is known from many steps."""
+    estimate = StepCostEstimate()
+    estimate.load(
+        (StepShape(n * k, n, 0), 0.1 + 0.02 * n * k) for n in (8, 32, 64) for k in (1, 2, 5)
+    )
+    for _ in range(20):
+        estimate.observe(StepShape(64, 64, 0), 1.38)
+    before = estimate.cost()
+    estimate.observe(StepShape(62, 62, 0), 2.0)
+    for _ in range(3):
+        estimate.observe(StepShape(64, 64, 0), 1.38)
+    after = estimate.cost()
+    assert before is not None
+    assert after is not None
+    plain = StepShape(64, 64, 0)
+    assert after.seconds(plain) == pytest.approx(before.seconds(plain), rel=0.06)
