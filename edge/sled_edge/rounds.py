@@ -28,14 +28,12 @@ from sled_edge.log import fields
 from sled_edge.offline import OfflineSwitch
 from sled_edge.session import Session, StopRules, greedy_twin, guess_twin
 from sled_speculation.acceptance import Judgement
-from sled_speculation.draft_length_policy import DraftLengthPolicy
+from sled_speculation.draft_length_policy import RUN_TOKENS, DraftLengthPolicy
 
 log = logging.getLogger(__name__)
 
 ALONE_TOKENS = 4
 """Tokens that the draft model writes alone before it looks for the verifier again."""
-RUN_TOKENS = 16
-"""Tokens that the verifier may write by itself where drafts do not pay; then the device looks again whether they do."""
 MAX_DRAFT_FAILURES = 3
 _NO_DRAFT = Proposal(())
 

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Sequence
 
-from sled_speculation.draft_length_policy import DraftLengthSettings
+from sled_speculation.draft_length_policy import RUN_TOKENS, DraftLengthSettings
 from sled_speculation.estimates import AcceptanceEstimate, CostEstimate, Level
 from sled_speculation.expectation import best_draft_length, expected_output_tokens_by_position
 
@@ -20,7 +20,6 @@ _COMPARE_EVERY_ROUNDS = 24
 _PROBE_SHARE = 0.02
 _PROBE_ROUNDS = 16
 _FORK_KEEP = 0.5
-_RUN_TOKENS = 16
 _TRIAL_TOKENS = 4
 _TRIAL_ROUNDS = 192
 _FIRST_TRIAL_ROUND = 12
@@ -59,7 +58,7 @@ class DraftLengthController:
         """See `DraftLengthPolicy.plain_tokens`."""
         if self._trying:
             return _TRIAL_TOKENS
-        return _RUN_TOKENS if self._declined and not self._compare else 0
+        return RUN_TOKENS if self._declined and not self._compare else 0
 
     def limit(self, load_hint: int | None = None, remaining_tokens: int | None = None) -> int:
         """Most draft tokens of the next round, 0 to `max_tokens`.

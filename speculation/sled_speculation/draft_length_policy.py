@@ -8,6 +8,9 @@ from typing import Protocol
 
 from sled_protocol.limits import WIRE_MAX_DRAFT_TOKENS
 
+RUN_TOKENS = 16
+"""Tokens that the verifier may write by itself where drafts do not pay; then the device looks again whether they do."""
+
 
 @dataclass(frozen=True, slots=True)
 class DraftLengthSettings:

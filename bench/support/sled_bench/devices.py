@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from sled_bench.trace import DRAFT_TOKENS, Text
 from sled_speculation.draft_length import DraftLengthController
 from sled_speculation.draft_length_policy import (
+    RUN_TOKENS,
     DraftLengthPolicy,
     DraftLengthSettings,
     FixedDraftLength,
 )
-
-RUN_TOKENS = 16
-"""As the edge allows it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,17 @@ async def asked(device: Device, sequence: int, sampling: SamplingParams, tokens:
     return text
 
 
+async def held_in_a_run(engine: GatedEngine, device: Device, tokens: int) -> list[int]:
+    """Begin a run of so many tokens, its first step held; returns the text before it."""
+    await device.open(1, PROMPT)
+    await device.round(1, PROMPT, ())
+    text = TARGET.greedy(PROMPT, 1)
+    engine.shut()
+    await device.send(draft_frame(1, PROMPT, text, run_tokens=tokens, run_on=True))
+    await until(engine.entered.is_set)
+    return text
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 async def test_a_run_is_the_text_that_asking_gives(temperature: float) -> None:
     sampling = SamplingParams(temperature=temperature, seed=5)
@@ -133,12 +144,7 @@ async def test_an_end_token_ends_a_run() -> None:
 async def test_no_draft_is_taken_while_a_run_is_under_way() -> None:
     engine = GatedEngine(model=TARGET)
     async with running_server(engine=engine) as server, greeted(server.address) as device:
-        await device.open(1, PROMPT)
-        await device.round(1, PROMPT, ())
-        text = TARGET.greedy(PROMPT, 1)
-        engine.shut()
-        await device.send(draft_frame(1, PROMPT, text, run_tokens=4, run_on=True))
-        await until(engine.entered.is_set)
+        text = await held_in_a_run(engine, device, 4)
         await device.send(draft_frame(1, PROMPT, text, [1]))
         with pytest.raises(RefusedByVerifier) as refusal:
             await device.answer(1)
@@ -151,12 +157,7 @@ async def test_a_device_that_goes_away_ends_its_run() -> None:
     engine = GatedEngine(model=TARGET)
     async with running_server(engine=engine) as server:
         async with greeted(server.address) as device:
-            await device.open(1, PROMPT)
-            await device.round(1, PROMPT, ())
-            engine.shut()
-            text = TARGET.greedy(PROMPT, 1)
-            await device.send(draft_frame(1, PROMPT, text, run_tokens=60, run_on=True))
-            await until(engine.entered.is_set)
+            await held_in_a_run(engine, device, 60)
             await device.send(close_frame(1))
             await until(lambda: server.backend.stats().load.active_sequences == 0)
             engine.gate.set()
@@ -168,12 +169,7 @@ async def test_a_device_that_goes_away_ends_its_run() -> None:
 async def test_a_drain_ends_a_run_with_its_next_token() -> None:
     engine = GatedEngine(model=TARGET)
     async with running_server(engine=engine) as server, greeted(server.address) as device:
-        await device.open(1, PROMPT)
-        await device.round(1, PROMPT, ())
-        engine.shut()
-        text = TARGET.greedy(PROMPT, 1)
-        await device.send(draft_frame(1, PROMPT, text, run_tokens=60, run_on=True))
-        await until(engine.entered.is_set)
+        await held_in_a_run(engine, device, 60)
         draining = asyncio.create_task(server.drain("a newer version takes over"))
         await device.answer(0)
         engine.gate.set()

@@ -13,9 +13,9 @@ from sled_edge.generation import GenerationError, GenerationRequest
 from sled_edge.link_frames import DeviceFacts
 from sled_edge.link_runs import Runs, RunTooLong
 from sled_edge.link_stream import handshake
-from sled_edge.rounds import RUN_TOKENS
 from sled_protocol.limits import MAX_RUN_TOKENS
 from sled_protocol.v1 import verifier_pb2 as pb
+from sled_speculation.draft_length_policy import RUN_TOKENS
 from sled_speculation.sampling import SamplingParams
 from sled_testkit.edge import (
     IMPATIENT,
