@@ -34,10 +34,15 @@ class Residency:
     """The slots of one engine and the sequences that compute their prefix in them."""
 
     def __init__(
-        self, slots: int, policy: SlotPolicy, occupancy: Callable[[int], Occupancy]
+        self,
+        slots: int,
+        policy: SlotPolicy,
+        occupancy: Callable[[int], Occupancy],
+        *,
+        neighbours: bool = False,
     ) -> None:
         self.counters = ResidencyCounters()
-        self.table = SlotTable(slots, policy, occupancy)
+        self.table = SlotTable(slots, policy, occupancy, neighbours=neighbours)
         self._computing: dict[int, None] = {}
         self._following: dict[int, tuple[int, int]] = {}
 

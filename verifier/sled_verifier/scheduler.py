@@ -56,7 +56,9 @@ class Scheduler:
         self.limits = limits
         self.control = control or LoadControl(limits.max_draft_tokens)
         self.control.rectangular = info.rectangular
-        self.residency = Residency(info.slots, policy or SlotPolicy(), self._occupancy)
+        self.residency = Residency(
+            info.slots, policy or SlotPolicy(), self._occupancy, neighbours=info.rectangular
+        )
         self._budget = limits.budget(info.max_step_tokens)
         self._sessions: dict[int, Session] = {}
         self._queue = RoundQueue(limits.max_queue)

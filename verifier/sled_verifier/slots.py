@@ -102,15 +102,24 @@ def common_prefix(left: array[int], right: array[int], limit: int) -> int:
 
 
 class SlotTable:
-    """The slots of one engine. `occupancy(owner)` is asked when a victim is sought."""
+    """The slots of one engine. `occupancy(owner)` is asked when a victim is sought.
+
+    With `neighbours` a sequence comes beside the others, for engines that compute neighbouring slots in one pass.
+    """
 
     def __init__(
-        self, slots: int, policy: SlotPolicy, occupancy: Callable[[int], Occupancy]
+        self,
+        slots: int,
+        policy: SlotPolicy,
+        occupancy: Callable[[int], Occupancy],
+        *,
+        neighbours: bool = False,
     ) -> None:
         self._slots = [_Slot(number) for number in range(slots)]
         self._by_owner: dict[int, _Slot] = {}
         self._policy = policy
         self._occupancy = occupancy
+        self._neighbours = neighbours
 
     @property
     def usable(self) -> int:
@@ -159,13 +168,15 @@ class SlotTable:
         victim = self._victim(now, waited)
         if victim is None:
             return None
+        operations: list[SlotOp] = []
+        if self._neighbours and victim.owner is None and self._by_owner:
+            victim, operations = self._beside_others(tokens, limit)
         source, shared = self.longest_prefix(tokens, limit)
         if shared < self._policy.min_shared_tokens:
             shared = 0
         evicted = victim.owner
         if evicted is not None:
             del self._by_owner[evicted]
-        operations: list[SlotOp] = []
         if shared and source == victim.number:
             if shared < victim.length:
                 operations.append(Truncate(victim.number, shared))
@@ -216,6 +227,24 @@ class SlotTable:
         self._slots.remove(self._at(number))
         return evicted
 
+    def _beside_others(self, tokens: array[int], limit: int) -> tuple[_Slot, list[SlotOp]]:
+        """The free slot nearest to the owned ones. What it held moves to the free slot that holds least of use, so where a
+        sequence comes to lie does not decide which cache is lost.
+        """
+        free = sorted((slot for slot in self._slots if slot.owner is None), key=_least_useful)
+        owned = [slot.number for slot in self._by_owner.values()]
+        place = max(free, key=lambda slot: sum(1 / abs(slot.number - other) for other in owned))
+        wanted = self.longest_prefix(tokens, limit)[0]
+        spare = next((slot for slot in free if slot is place or slot.number != wanted), place)
+        operations: list[SlotOp] = []
+        if spare is place or not place.length:
+            return place, operations
+        if spare.length:
+            operations.append(Truncate(spare.number, 0))
+        operations.append(CopyPrefix(place.number, spare.number, place.length))
+        spare.tokens, spare.length, spare.last_used = place.tokens, place.length, place.last_used
+        return place, operations
+
     def _at(self, number: int) -> _Slot:
         return next(slot for slot in self._slots if slot.number == number)
 
@@ -225,7 +254,7 @@ class SlotTable:
         """
         free = [slot for slot in self._slots if slot.owner is None]
         if free:
-            return min(free, key=lambda slot: (slot.length > 0, slot.last_used))
+            return min(free, key=_least_useful)
         policy = self._policy
         doing = {slot.number: self._occupancy_of(slot) for slot in self._slots}
         idle = [
@@ -249,3 +278,7 @@ class SlotTable:
 
     def _occupancy_of(self, slot: _Slot) -> Occupancy:
         return Occupancy.PINNED if slot.owner is None else self._occupancy(slot.owner)
+
+
+def _least_useful(slot: _Slot) -> tuple[bool, float]:
+    return slot.length > 0, slot.last_used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from array import array
 from collections.abc import Sequence
 
@@ -33,9 +34,14 @@ def numbered(start: int, count: int) -> array[int]:
 class Table(SlotTable):
     """A table whose owners are idle unless said otherwise."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, neighbours: bool = False) -> None:
         self.doing: dict[int, Occupancy] = {}
-        super().__init__(slots, POLICY, lambda owner: self.doing.get(owner, Occupancy.IDLE))
+        super().__init__(
+            slots,
+            POLICY,
+            lambda owner: self.doing.get(owner, Occupancy.IDLE),
+            neighbours=neighbours,
+        )
 
     def hold(self, owner: int, content: array[int], now: float = 0.0) -> Acquired:
         """Acquire a slot and fill it."""
@@ -171,3 +177,78 @@ def test_released_content_ends_where_the_engines_does() -> None:
     content.extend([10, 11, 12])
     table.release(1)
     assert table.longest_prefix(numbered(0, 13), 13) == (0, 10)
+
+
+def test_sequences_lie_beside_each_other_and_caches_make_way() -> None:
+    table = Table(6, neighbours=True)
+    for owner in range(6):
+        table.hold(owner, numbered(100 * owner, 9), now=owner)
+    for owner in (0, 1, 3, 5):
+        table.release(owner)
+    # 2 and 4 are left: the hole between them comes first, and what it held goes where the oldest cache was.
+    acquired = table.acquire(6, numbered(900, 9), 9, 9.0, 0.0)
+    assert acquired == Acquired(3, 0, (Truncate(0, 0), CopyPrefix(3, 0, 9), Truncate(3, 0)), None)
+    assert table.longest_prefix(numbered(300, 9), 9) == (0, 9)
+    assert table.longest_prefix(numbered(0, 9), 9) == (-1, 0)
+
+
+def test_a_prefix_that_is_wanted_is_not_what_makes_way() -> None:
+    table = Table(3, neighbours=True)
+    for owner in range(3):
+        table.hold(owner, numbered(100 * owner, 9), now=owner)
+    for owner in (0, 1):
+        table.release(owner)
+    acquired = table.acquire(3, numbered(0, 12), 12, 9.0, 0.0)
+    assert acquired == Acquired(1, 9, (Truncate(1, 0), CopyPrefix(0, 1, 9)), None)
+
+
+def test_a_lone_sequence_needs_no_room_made() -> None:
+    table = Table(3, neighbours=True)
+    for owner, slot in ((1, 0), (2, 1), (3, 2), (4, 0)):
+        assert table.hold(owner, numbered(100 * owner, 9), now=owner).slot == slot
+        table.release(owner)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_engine_holds_what_the_table_says(seed: int) -> None:
+    """The operations, carried out on lists of tokens, against the table; and only the oldest cache may be lost."""
+    chance = random.Random(seed)  # noqa: S311
+    table = Table(8, neighbours=True)
+    engine: list[list[int]] = [[] for _ in range(8)]
+    living: dict[int, array[int]] = {}
+    for owner in range(200):
+        if len(living) == 8 or (living and chance.random() < 0.5):
+            over = chance.choice(list(living))
+            del living[over]
+            table.release(over)
+        content = array("I", [chance.randrange(2) for _ in range(chance.randrange(5, 12))])
+        before = sum(bool(held) for held in engine)
+        acquired = table.acquire(owner, content, len(content), float(owner), 0.0)
+        assert acquired is not None
+        for operation in acquired.operations:
+            if isinstance(operation, Truncate):
+                del engine[operation.slot][operation.length :]
+            else:
+                assert not engine[operation.target]
+                engine[operation.target] = engine[operation.source][: operation.length]
+        assert engine[acquired.slot] == list(content[: acquired.cached_tokens])
+        engine[acquired.slot] = list(content)
+        table.set_length(owner, len(content), float(owner), served=True)
+        living[owner] = content
+        assert all(engine[table.slot_of(key) or 0] == list(text) for key, text in living.items())
+        assert sum(bool(held) for held in engine) == min(8, before + 1)
+
+
+def test_few_sequences_stay_together_for_ever() -> None:
+    chance = random.Random(7)  # noqa: S311
+    table = Table(64, neighbours=True)
+    living: list[int] = []
+    spans: list[int] = []
+    for owner in range(500):
+        if len(living) == 4:
+            table.release(living.pop(chance.randrange(4)))
+        table.hold(owner, array("I", [chance.randrange(9) for _ in range(9)]), float(owner))
+        living.append(owner)
+        slots = [table.slot_of(key) or 0 for key in living]
+        spans.append(max(slots) - min(slots))
+    assert max(spans) == 3

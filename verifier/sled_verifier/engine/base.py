@@ -32,7 +32,9 @@ class EngineInfo:
     guides: bool = False
     """Output can be guided (`SamplingParams.guide`)."""
     rectangular: bool = False
-    """A step takes about as long as if each of its sequences had as many tokens as the longest has."""
+    """A step takes about as long as if each of its sequences had as many tokens as the longest has, and slots that are no
+    neighbours take a pass over the weights each.
+    """
 
 
 @dataclass(frozen=True, slots=True)
