@@ -212,7 +212,7 @@ def test_a_lone_sequence_needs_no_room_made() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_engine_holds_what_the_table_says(seed: int) -> None:
     """The operations, carried out on lists of tokens, against the table; and only the oldest cache may be lost."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     table = Table(8, neighbours=True)
     engine: list[list[int]] = [[] for _ in range(8)]
     living: dict[int, array[int]] = {}
@@ -240,7 +240,7 @@ def test_the_engine_holds_what_the_table_says(seed: int) -> None:
 
 
 def test_few_sequences_stay_together_for_ever() -> None:
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
     table = Table(64, neighbours=True)
     living: list[int] = []
     spans: list[int] = []
