@@ -46,6 +46,8 @@ BASES = {
     "edge-l4t": "with NVIDIA's L4T and Python 3.11 or newer",
 }
 """Images for which the default base will not do."""
+LARGE = frozenset({"verifier-vllm", "verifier-vllm-cpu"})
+"""Images of gigabytes: their steps are not kept for the next build, which would want twice the disk."""
 EPOCH = 1_700_000_000
 """Time stamp of every file in every layer, so that equal inputs give equal images."""
 
@@ -145,7 +147,7 @@ def _image(name: str, own: Path, folder: Path, settings: Settings) -> Built:
             old.unlink()
         print(f"building {name} for {settings.arch}", flush=True)
         context = _context(folder, own, lock, settings)
-        _make(dockerfile, context, reference, archive, settings)
+        _make(dockerfile, context, reference, archive, settings, layers=name not in LARGE)
     return Built(name, reference, archive)
 
 
@@ -155,7 +157,13 @@ def _key(inputs: Sequence[Path], settings: Settings) -> str:
 
 
 def _make(
-    dockerfile: Path, context: Path, reference: str, archive: Path, settings: Settings
+    dockerfile: Path,
+    context: Path,
+    reference: str,
+    archive: Path,
+    settings: Settings,
+    *,
+    layers: bool,
 ) -> None:
     arguments = {
         "BASE": settings.base,
@@ -177,7 +185,8 @@ def _make(
         # Docker sets these two by itself
         options += [f"--build-arg=BUILDPLATFORM=linux/{native_arch()}"]
         options += [f"--build-arg=TARGETPLATFORM=linux/{settings.arch}"]
-        _run([*buildah, "build", "--quiet", "--layers", *isolation, *options, str(context)])
+        options.append(f"--layers={str(layers).lower()}")
+        _run([*buildah, "build", "--quiet", *isolation, *options, str(context)])
         target = f"docker-archive:{partial}:{reference}"
         _run([*buildah, "push", "--quiet", reference, target])
     partial.rename(archive)

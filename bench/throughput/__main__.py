@@ -34,7 +34,7 @@ SOME = (1, 4, 16, 64)
 CASES = {
     "vllm": (Case("vllm", "vllm", TARGET), ALL),
     "small": (Case("small", "vllm", SMALL, most_step_tokens=320), ALL),
-    "llamacpp": (Case("llamacpp", "llamacpp", TARGET, 64, 15.0), SOME),
+    "llamacpp": (Case("llamacpp", "llamacpp", TARGET, 64, 45.0), SOME),
     "torch": (Case("torch", "torch", TARGET, 64, 15.0), SOME),
 }
 QUICK = (1, 4, 8)

@@ -103,15 +103,16 @@ def measurement_shapes(
 ) -> Iterator[tuple[int, int]]:
     """(sequences, tokens of each) of the steps to measure at the start, the most telling first.
 
-    Loads double up to all slots; at each, drafts of none, some and most tokens, as far as a step and a context hold them.
+    Loads double up to all slots; at each, drafts of none, one, some and many tokens, as far as a step and a context hold them. Whether
+    drafts pay is decided between none and one, where engines have jumps.
     """
     loads = [2**power for power in range(slots.bit_length()) if 2**power <= slots]
     if loads and loads[-1] != slots:
         loads.append(slots)
     longest = min(max_draft_tokens + 1, context_tokens // 4)
-    lengths = [length for length in (1, 2, 3, 5, 9, 17, 33) if length <= longest]
-    first = [(load, length) for load in loads for length in lengths if length in (1, 5)]
-    rest = [(load, length) for load in loads for length in lengths if length not in (1, 5)]
+    lengths = [length for length in (1, 2, 5, 3, 9, 17, 33) if length <= longest]
+    first = [(load, length) for load in loads for length in lengths[:2]]
+    rest = [(load, length) for length in lengths[2:] for load in loads]
     yield from (shape for shape in (*first, *rest) if shape[0] * shape[1] <= step_tokens)
 
 

@@ -38,6 +38,8 @@ PROBE_ROUNDS = 64
 learnt by verifying. One step in so many has such chances, for all who wait for one: the first draft token of a step may be
 the dearest.
 """
+LOOK_ROUNDS = 4 * PROBE_ROUNDS
+"""The same where nothing seems to pay: it may be the cost of a step that is misjudged, and steps without drafts cannot tell."""
 CHECK_STEPS = 48
 """After so many steps with drafts one goes without, where drafts are dear: what they add to a step is known only beside what it
 costs without them, and on shared machines that changes.
@@ -269,8 +271,8 @@ class LoadControl:
         return self._steps_with_drafts >= (CHECK_STEPS if known else FIRST_CHECK_STEPS)
 
     def _probe_due(self, key: int) -> bool:
-        due = self._steps_without_probe >= PROBE_ROUNDS and self._price != NOTHING_PAYS
-        return due and self._plain.get(key, 0) >= PROBE_ROUNDS
+        rounds = LOOK_ROUNDS if self._price == NOTHING_PAYS else PROBE_ROUNDS
+        return min(self._steps_without_probe, self._plain.get(key, 0)) >= rounds
 
     def _with_probes(
         self, candidates: Sequence[Candidate], verified: Sequence[int], max_draft_tokens: int

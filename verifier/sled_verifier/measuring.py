@@ -14,8 +14,8 @@ from sled_verifier.limits import Limits
 
 _log = logging.getLogger(__name__)
 
-CONTEXT_TOKENS = 32
-"""Tokens that each measured sequence holds; what context costs is learnt from real steps."""
+CONTEXT_TOKENS = 8
+"""Tokens that each measured sequence holds: few, since they take time to compute; what context costs is learnt from real steps."""
 REPEATS = 2
 
 Samples = list[tuple[StepShape, float]]
