@@ -22,25 +22,27 @@ Lengths = Callable[[Text, int], int]
 """How many draft tokens to verify after the first tokens of a text."""
 
 
-def best_ratio(trace: Trace, step_seconds: Mapping[int, float]) -> float:
+def best_ratio(
+    trace: Trace, step_seconds: Mapping[int, float], *, one_length: bool = False
+) -> float:
     """Output a second of the best policy over that without drafts. `step_seconds` are by draft tokens of each sequence, 0 among
-    them.
+    them. `one_length`: a step costs as much as if all had the longest draft, so nothing is saved by looking at each token.
     """
     lengths = sorted(step_seconds)
     costs = [step_seconds[length] for length in lengths]
     best = 1.0
-    for policy in policies(trace, lengths[-1]):
+    for policy in policies(trace, lengths[-1], one_length=one_length):
         written, verified = walked(trace, policy)
         seconds = float(np.interp(verified, lengths, costs))
         best = max(best, written * step_seconds[0] / seconds)
     return best
 
 
-def policies(trace: Trace, most: int) -> Iterator[Lengths]:
+def policies(trace: Trace, most: int, *, one_length: bool) -> Iterator[Lengths]:
     """Every fixed length, and every bar for the survival that the drafter's word gives."""
     for length in range(1, most + 1):
         yield lambda text, at, length=length: min(length, len(text.drafts[at]))
-    if not trace.texts[0].confidences:
+    if one_length or not trace.texts[0].confidences:
         return
     survivals = [
         [_survival(trace, text, at) for at in range(len(text.tokens))] for text in trace.texts

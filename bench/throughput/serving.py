@@ -27,18 +27,20 @@ class Run:
 
 
 def rounds_at(load: int) -> int:
-    """Rounds of a window: fewer where a step takes longer and more sequences tell more."""
-    return 12 if load < 8 else 8 if load == 8 else 6 if load < 64 else 4
+    """Rounds of a window: fewer where a step takes longer and more sequences tell more; but at 64 a step that a window has half
+    of must not weigh much.
+    """
+    return 12 if load < 8 else 6 if 8 < load < 64 else 8
 
 
 def turns_at(load: int) -> list[Arm]:
     """Arms in mirrored order, so that a machine that slows down does so for both; oftener where few texts are written."""
-    return [PLAIN, SLED, SLED, PLAIN] * {1: 6, 4: 4, 8: 4, 16: 3}.get(load, 2)
+    return [PLAIN, SLED, SLED, PLAIN] * {1: 6, 4: 4, 8: 4, 16: 4}.get(load, 2)
 
 
 def fixed_turns(load: int, most_step_tokens: int) -> Iterator[Arm]:
-    """The fixed lengths that fit a step, each beside a window without drafts; twice where steps are short."""
-    for number, arm in enumerate(FIXED * (1 if load > 16 else 2)):
+    """The fixed lengths that fit a step, each beside a window without drafts; oftener where steps are short."""
+    for number, arm in enumerate(FIXED * (1 if load > 16 else 3)):
         if number % 2 == 0:
             yield PLAIN
         if load * (arm.draft_tokens + 1) <= most_step_tokens:
