@@ -42,7 +42,9 @@ QUICK = (1, 4, 8)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="loads of 1, 4 and 8 only")
+    parser.add_argument(
+        "--quick", action="store_true", help="loads of 1, 4 and 8 only, and fewer windows"
+    )
     parser.add_argument("--parts", nargs="+", default=[*CASES, "peers"], choices=[*CASES, "peers"])
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -55,7 +57,7 @@ def main() -> None:
             case = CASES[part][0]
             drafter = DRAFTER if case.target is TARGET else None
             trace = recording.recorded(case.target, drafter, recording.own_prompts(), TEXT_TOKENS)
-            run = asyncio.run(measured(case, trace, loads))
+            run = asyncio.run(measured(case, trace, loads, quick=options.quick))
             more, ratios = figures.of_case(case.name, run, read(trace))
         rows += more
         found |= ratios

@@ -33,14 +33,15 @@ def rounds_at(load: int) -> int:
     return 12 if load < 8 else 6 if 8 < load < 64 else 8
 
 
-def turns_at(load: int) -> list[Arm]:
+def turns_at(load: int, *, quick: bool) -> list[Arm]:
     """Arms in mirrored order, so that a machine that slows down does so for both; oftener where few texts are written."""
-    return [PLAIN, SLED, SLED, PLAIN] * {1: 6, 4: 4, 8: 4, 16: 4}.get(load, 2)
+    turns = {1: 6, 4: 4, 8: 4, 16: 4}.get(load, 2)
+    return [PLAIN, SLED, SLED, PLAIN] * (turns // 2 if quick else turns)
 
 
-def fixed_turns(load: int, most_step_tokens: int) -> Iterator[Arm]:
+def fixed_turns(load: int, most_step_tokens: int, *, quick: bool) -> Iterator[Arm]:
     """The fixed lengths that fit a step, each beside a window without drafts; oftener where steps are short."""
-    for number, arm in enumerate(FIXED * (1 if load > 16 else 3)):
+    for number, arm in enumerate(FIXED * (1 if quick or load > 16 else 3)):
         if number % 2 == 0:
             yield PLAIN
         if load * (arm.draft_tokens + 1) <= most_step_tokens:
@@ -48,14 +49,16 @@ def fixed_turns(load: int, most_step_tokens: int) -> Iterator[Arm]:
     yield PLAIN
 
 
-async def measured(case: Case, trace_file: Path, loads: Sequence[int]) -> Run:
-    """All arms at these loads."""
+async def measured(
+    case: Case, trace_file: Path, loads: Sequence[int], *, quick: bool = False
+) -> Run:
+    """All arms at these loads; `quick`: fewer windows of each."""
     windows: list[Window] = []
     async with held_verifier(case, trace_file, max(loads)) as verifier:
         fleet = Fleet(verifier, read(trace_file).texts)
         for load in loads:
             await fleet.grow(load)
-            async for window in _at_load(fleet, verifier, case, load):
+            async for window in _at_load(fleet, verifier, case, load, quick=quick):
                 windows.append(window)
                 print(case.name, window, flush=True)
         await fleet.close()
@@ -63,14 +66,14 @@ async def measured(case: Case, trace_file: Path, loads: Sequence[int]) -> Run:
 
 
 async def _at_load(
-    fleet: Fleet, verifier: HeldVerifier, case: Case, load: int
+    fleet: Fleet, verifier: HeldVerifier, case: Case, load: int, *, quick: bool
 ) -> AsyncIterator[Window]:
     rounds = rounds_at(load)
     # The load policy gets to know the load.
     await fleet.window(SLED, 2 * rounds)
-    for arm in turns_at(load):
+    for arm in turns_at(load, quick=quick):
         yield await fleet.window(arm, rounds)
     await verifier.use(OFF)
-    for arm in fixed_turns(load, case.most_step_tokens):
+    for arm in fixed_turns(load, case.most_step_tokens, quick=quick):
         yield await fleet.window(arm, min(8, rounds))
     await verifier.use(ServerPolicy())
