@@ -18,7 +18,9 @@ from sled_bench.trace import DRAFT_TOKENS, Text, read
 PI4 = DeviceTiming("pi4", 0.200, 0.050)
 FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
 """Assumed: a 0.5B model in 4 bits at 5, 16 and 45 tokens a second, 50 ms from the server and back."""
-SIZES = (4, 8, 12, 16)
+SIZES = (4, 8, 12)
+TURNS = 2
+"""Windows of each way and size, in mirrored order: a machine that turns slower does so for all."""
 STATIC_BATCH = 8
 FIXED_TOKENS = 4
 """Draft tokens of a device that does not choose, as in the simulation."""
@@ -70,13 +72,34 @@ async def curves(quick: bool) -> list[dict[str, Any]]:
     texts = read(trace).texts
     async with held_verifier(Case("capacity", "vllm", TARGET), trace, max(sizes)) as verifier:
         for size in sizes:
-            for way in ways:
-                rows.append(await _row(verifier, texts, way, [FLEET[n % 2] for n in range(size)]))
+            fleet = [FLEET[n % 2] for n in range(size)]
+            rows += await _rows(verifier, texts, ways, fleet, 1 if quick else TURNS)
         if not quick:
-            for way in (CENTRAL, SLED):
-                row = await _row(verifier, texts, way, [PI4] * 4)
-                rows.append({**row, "policy": f"{way.name}, pi4 only"})
+            for row in await _rows(verifier, texts, (CENTRAL, SLED), [PI4] * 4, TURNS):
+                rows.append({**row, "policy": f"{row['policy']}, pi4 only"})
     return rows
+
+
+async def _rows(
+    verifier: HeldVerifier,
+    texts: Sequence[Text],
+    ways: Sequence[Serving],
+    fleet: Sequence[DeviceTiming],
+    turns: int,
+) -> list[dict[str, Any]]:
+    """One row for each way: the means of its windows."""
+    found: list[dict[str, Any]] = []
+    for turn in range(turns):
+        for way in ways if turn % 2 == 0 else reversed(ways):
+            found.append(await _row(verifier, texts, way, fleet))
+    return [_mean([row for row in found if row["policy"] == way.name]) for way in ways]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, str) else sum(row[key] for row in rows) / len(rows)
+        for key, value in rows[0].items()
+    }
 
 
 async def _row(
