@@ -43,9 +43,7 @@ QUICK = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="up to 8 sequences, and fewer windows"
-    )
+    parser.add_argument("--quick", action="store_true", help="up to 8 sequences, and fewer windows")
     parser.add_argument("--parts", nargs="+", default=[*CASES, "peers"], choices=[*CASES, "peers"])
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
