@@ -103,8 +103,8 @@ def measurement_shapes(
 ) -> Iterator[tuple[int, int]]:
     """(sequences, tokens of each) of the steps to measure at the start, the most telling first.
 
-    Loads double up to all slots; at each, drafts of none, one, some and many tokens, as far as a step and a context hold them. Whether
-    drafts pay is decided between none and one, where engines have jumps.
+    Loads double up to all slots; at each, drafts of none, one, some and many tokens, as far as a step and a context hold them.
+    Whether drafts pay is decided between none and one, where engines have jumps.
     """
     loads = [2**power for power in range(slots.bit_length()) if 2**power <= slots]
     if loads and loads[-1] != slots:
