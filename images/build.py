@@ -41,6 +41,7 @@ VARIANTS = {
 """What is built on demand, and whose Dockerfile is taken for it; see docs/how-to/air-gap.md."""
 BASES = {
     "verifier-vllm": "with Python and a C compiler, such as docker.io/library/python:3.13",
+    "verifier-vllm-cpu": "with Python and libnuma1, which vLLM's kernels for processors load",
     "verifier-cuda": "with CUDA and Python 3.11 or newer",
     "edge-cuda": "with CUDA and Python 3.11 or newer",
     "edge-l4t": "with NVIDIA's L4T and Python 3.11 or newer",
