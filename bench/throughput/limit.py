@@ -22,9 +22,7 @@ Lengths = Callable[[Text, int], int]
 """How many draft tokens to verify after the first tokens of a text."""
 
 
-def best_ratio(
-    trace: Trace, step_seconds: Mapping[int, float], *, one_length: bool = False
-) -> float:
+def best_ratio(trace: Trace, step_seconds: Mapping[int, float], *, one_length: bool) -> float:
     """Output a second of the best policy over that without drafts. `step_seconds` are by draft tokens of each sequence, 0 among
     them. `one_length`: a step costs as much as if all had the longest draft, so nothing is saved by looking at each token.
     """

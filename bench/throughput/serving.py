@@ -49,9 +49,7 @@ def fixed_turns(load: int, most_step_tokens: int, *, quick: bool) -> Iterator[Ar
     yield PLAIN
 
 
-async def measured(
-    case: Case, trace_file: Path, loads: Sequence[int], *, quick: bool = False
-) -> Run:
+async def measured(case: Case, trace_file: Path, loads: Sequence[int], *, quick: bool) -> Run:
     """All arms at these loads; `quick`: fewer windows of each."""
     windows: list[Window] = []
     async with held_verifier(case, trace_file, max(loads)) as verifier:

@@ -168,10 +168,10 @@ class SlotTable:
         victim = self._victim(now, waited)
         if victim is None:
             return None
+        source, shared = self.longest_prefix(tokens, limit)
         operations: list[SlotOp] = []
         if self._neighbours and victim.owner is None and self._by_owner:
-            victim, operations = self._beside_others(tokens, limit)
-        source, shared = self.longest_prefix(tokens, limit)
+            victim, operations = self._beside_others(source)
         if shared < self._policy.min_shared_tokens:
             shared = 0
         evicted = victim.owner
@@ -227,15 +227,14 @@ class SlotTable:
         self._slots.remove(self._at(number))
         return evicted
 
-    def _beside_others(self, tokens: array[int], limit: int) -> tuple[_Slot, list[SlotOp]]:
-        """The free slot nearest to the owned ones. What it held moves to the free slot that holds least of use, so where a
-        sequence comes to lie does not decide which cache is lost.
+    def _beside_others(self, source: int) -> tuple[_Slot, list[SlotOp]]:
+        """The free slot nearest to the owned ones. What it held moves to the free slot that holds least of use, but for `source`,
+        whose content is wanted; so where a sequence comes to lie does not decide which cache is lost.
         """
-        free = sorted((slot for slot in self._slots if slot.owner is None), key=_least_useful)
+        free = self._free()
         owned = [slot.number for slot in self._by_owner.values()]
         place = max(free, key=lambda slot: sum(1 / abs(slot.number - other) for other in owned))
-        wanted = self.longest_prefix(tokens, limit)[0]
-        spare = next((slot for slot in free if slot is place or slot.number != wanted), place)
+        spare = next((slot for slot in free if slot is place or slot.number != source), place)
         operations: list[SlotOp] = []
         if spare is place or not place.length:
             return place, operations
@@ -245,6 +244,11 @@ class SlotTable:
         spare.tokens, spare.length, spare.last_used = place.tokens, place.length, place.last_used
         return place, operations
 
+    def _free(self) -> list[_Slot]:
+        """Slots without an owner, those that hold least of use first."""
+        free = (slot for slot in self._slots if slot.owner is None)
+        return sorted(free, key=lambda slot: (slot.length > 0, slot.last_used))
+
     def _at(self, number: int) -> _Slot:
         return next(slot for slot in self._slots if slot.number == number)
 
@@ -252,9 +256,9 @@ class SlotTable:
         """Empty, else cached, else idle for long enough, else (for a patient round) at the end of
         its time slice.
         """
-        free = [slot for slot in self._slots if slot.owner is None]
+        free = self._free()
         if free:
-            return min(free, key=_least_useful)
+            return free[0]
         policy = self._policy
         doing = {slot.number: self._occupancy_of(slot) for slot in self._slots}
         idle = [
@@ -278,7 +282,3 @@ class SlotTable:
 
     def _occupancy_of(self, slot: _Slot) -> Occupancy:
         return Occupancy.PINNED if slot.owner is None else self._occupancy(slot.owner)
-
-
-def _least_useful(slot: _Slot) -> tuple[bool, float]:
-    return slot.length > 0, slot.last_used

@@ -43,6 +43,12 @@ class Table(SlotTable):
             neighbours=neighbours,
         )
 
+    def place(self, owner: int) -> int:
+        """The slot of an owner that has one."""
+        slot = self.slot_of(owner)
+        assert slot is not None
+        return slot
+
     def hold(self, owner: int, content: array[int], now: float = 0.0) -> Acquired:
         """Acquire a slot and fill it."""
         acquired = self.acquire(owner, content, len(content), now, 0.0)
@@ -202,6 +208,16 @@ def test_a_prefix_that_is_wanted_is_not_what_makes_way() -> None:
     assert acquired == Acquired(1, 9, (Truncate(1, 0), CopyPrefix(0, 1, 9)), None)
 
 
+def test_what_makes_way_and_is_wanted_is_not_copied_back() -> None:
+    table = Table(3, neighbours=True)
+    for owner in range(3):
+        table.hold(owner, numbered(100 * owner, 9), now=owner)
+    for owner in (0, 1):
+        table.release(owner)
+    acquired = table.acquire(3, tokens(range(100, 105), [7]), 6, 9.0, 0.0)
+    assert acquired == Acquired(1, 5, (Truncate(0, 0), CopyPrefix(1, 0, 9), Truncate(1, 5)), None)
+
+
 def test_a_lone_sequence_needs_no_room_made() -> None:
     table = Table(3, neighbours=True)
     for owner, slot in ((1, 0), (2, 1), (3, 2), (4, 0)):
@@ -235,7 +251,7 @@ def test_the_engine_holds_what_the_table_says(seed: int) -> None:
         engine[acquired.slot] = list(content)
         table.set_length(owner, len(content), float(owner), served=True)
         living[owner] = content
-        assert all(engine[table.slot_of(key) or 0] == list(text) for key, text in living.items())
+        assert all(engine[table.place(key)] == list(text) for key, text in living.items())
         assert sum(bool(held) for held in engine) == min(8, before + 1)
 
 
@@ -249,6 +265,6 @@ def test_few_sequences_stay_together_for_ever() -> None:
             table.release(living.pop(chance.randrange(4)))
         table.hold(owner, array("I", [chance.randrange(9) for _ in range(9)]), float(owner))
         living.append(owner)
-        slots = [table.slot_of(key) or 0 for key in living]
+        slots = [table.place(key) for key in living]
         spans.append(max(slots) - min(slots))
     assert max(spans) == 3
