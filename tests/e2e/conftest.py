@@ -8,7 +8,7 @@ with how to run it; with CI=true it fails instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from sled_testkit import cluster_tools, node_images, node_system
 from sled_testkit.e2e_record import Record
 from sled_testkit.e2e_site import Site
+from sled_testkit.e2e_state import describe
 from sled_testkit.node_cluster import NodeCluster
 
 HERE = Path(__file__).parent
@@ -82,6 +83,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(obstacle, pytrace=False)
     item.config.stash[NOT_RUN].append(item.nodeid)
     pytest.skip(obstacle)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failure how the site stands, which is gone before anybody can look."""
+    report = yield
+    site = getattr(item, "funcargs", {}).get("bare") or getattr(item, "funcargs", {}).get("site")
+    if report.failed and isinstance(site, Site):
+        try:
+            report.sections.append(("the site", describe(site)))
+        except Exception as error:
+            report.sections.append(("the site", f"not known: {error}"))
+    return report
 
 
 @pytest.fixture(scope="session")

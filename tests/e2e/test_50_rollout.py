@@ -9,7 +9,7 @@ import pytest
 
 from sled_testkit.cluster_api import Object
 from sled_testkit.e2e_record import Record, Stopwatch
-from sled_testkit.e2e_site import Site, wait_until
+from sled_testkit.e2e_site import Site, node_of, wait_until
 from sled_testkit.e2e_specs import (
     DEVICES,
     DRAFTER,
@@ -58,10 +58,11 @@ def rollout(site: Site) -> Object:
 
 
 def revisions(site: Site) -> dict[str, str]:
-    """By device, the revision of the pod there."""
+    """By device, the revision of the pod there; a pod that has no node yet counts for none."""
     return {
-        pod["spec"]["nodeName"]: pod["metadata"]["labels"]["sled.dev/revision"]
+        node_of(pod): pod["metadata"]["labels"]["sled.dev/revision"]
         for pod in site.drafters()
+        if node_of(pod)
     }
 
 

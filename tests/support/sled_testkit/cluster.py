@@ -29,6 +29,7 @@ from sled_testkit.cluster_audit import AuditLog
 from sled_testkit.cluster_certificates import write_kubeconfig
 from sled_testkit.cluster_commands import LOOPBACK, Layout
 from sled_testkit.cluster_process import Child, ProcessFailed, new_folder, reap_abandoned
+from sled_testkit.cluster_supervisor import Supervisor
 
 READY_TIMEOUT_SECONDS = 240.0
 
@@ -117,6 +118,7 @@ class ControlPlane(Cluster):
         self._etcd = self._child("etcd", self.layout.etcd())
         self._apiserver = self._child("kube-apiserver", self.layout.apiserver())
         self._workloads: list[Child] = []
+        self._supervisor: Supervisor | None = None
 
     def __enter__(self) -> ControlPlane:
         try:
@@ -134,6 +136,7 @@ class ControlPlane(Cluster):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        self._look_no_more()
         children = (*reversed(self._workloads), self._apiserver, self._etcd)
         for child in children:
             child.signal_kill()
@@ -143,10 +146,7 @@ class ControlPlane(Cluster):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def start_apiserver(self) -> None:
-        """Start the API server and wait until it answers `/readyz` with ok.
-
-        A controller-manager that lost its lease meanwhile is started again, as a supervisor would.
-        """
+        """Start the API server and wait until it answers `/readyz` with ok."""
         self._apiserver.start()
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not self.api.ready():
@@ -155,9 +155,6 @@ class ControlPlane(Cluster):
             if time.monotonic() > deadline:
                 raise ProcessFailed(f"kube-apiserver is not ready:\n{self._apiserver.log_tail()}")
             time.sleep(0.05)
-        for child in self._workloads:
-            if child.pid is None:
-                child.start()
 
     def stop_apiserver(self) -> None:
         """End the API server; clients see refused connections until it starts again."""
@@ -182,13 +179,25 @@ class ControlPlane(Cluster):
             child = self._child(name, arguments)
             child.start()
             self._workloads.append(child)
+        self._supervisor = Supervisor(self._workloads)
+        self._supervisor.start()
         self.api.wait("/api/v1/namespaces/default/serviceaccounts", "default", bool)
 
     def stop_workloads(self) -> None:
         """End them, to be started with other limits."""
+        self._look_no_more()
         for child in self._workloads:
             child.stop()
         self._workloads.clear()
+
+    def _look_no_more(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+
+    def revived(self) -> dict[str, int]:
+        """How often each program that is looked after had ended and was started again."""
+        return dict(self._supervisor.revived) if self._supervisor else {}
 
     def check(self) -> None:
         """Raise ProcessFailed when a part of the control plane has ended by itself."""

@@ -167,7 +167,7 @@ class Layout:
         return [
             f"--kubeconfig={self.kubeconfig('controller-manager')}",
             "--use-service-account-credentials",
-            # as in production it ends when it cannot renew; see ControlPlane.start_apiserver
+            # as in production it ends when it cannot renew; see cluster_supervisor
             f"--leader-elect={'false' if played else 'true'}",
             f"--service-account-private-key-file={self.signing.key}",
             f"--root-ca-file={self.authority}",

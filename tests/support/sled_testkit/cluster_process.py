@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ FOLDER_PREFIX = "sled-cluster-"
 KILL_TIMEOUT_SECONDS = 60.0
 """The kernel takes a while to free gigabytes on a busy machine."""
 _RECORD = "processes.json"
+_WRITING = threading.Lock()
 _LAUNCHER = Path(__file__).with_name("cluster_launch.py")
 
 
@@ -162,11 +164,12 @@ def _read(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _record(folder: Path, name: str, pid: int) -> None:
-    record = _read(folder)
-    record[name] = (pid, start_time(pid) or "")
-    partial = folder / f"{_RECORD}.partial"
-    partial.write_text(json.dumps(record))
-    os.replace(partial, folder / _RECORD)
+    with _WRITING:
+        record = _read(folder)
+        record[name] = (pid, start_time(pid) or "")
+        partial = folder / f"{_RECORD}.partial"
+        partial.write_text(json.dumps(record))
+        os.replace(partial, folder / _RECORD)
 
 
 def wait_until_gone(pid: int, timeout_seconds: float) -> bool:
