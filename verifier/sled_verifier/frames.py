@@ -159,6 +159,7 @@ def read_draft(message: pb.Draft, info: EngineInfo, limits: Limits) -> DraftRequ
         confidences,
         min(message.run_tokens, wire.MAX_RUN_TOKENS),
         message.run_on,
+        message.HasField("follows_token"),
     )
 
 

@@ -56,11 +56,11 @@ class Rhythm:
     answered_at: float | None = None
     pause_seconds: float | None = None
 
-    def heard(self, now: float) -> None:
-        """The device sent a draft."""
-        if self.answered_at is not None:
+    def heard(self, now: float, *, ahead: bool = False) -> None:
+        """The device sent a draft; where it had sent that ahead, there was no pause to learn from."""
+        if self.answered_at is not None and not ahead:
             self.pause_seconds = now - self.answered_at
-            self.answered_at = None
+        self.answered_at = None
 
     def answered(self, now: float) -> None:
         """It got a verdict."""

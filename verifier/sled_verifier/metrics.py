@@ -75,6 +75,11 @@ class Metrics:
             "sled_unasked_rounds",
             "Rounds that the verifier went on with by itself, where drafts do not pay.",
         )
+        self._ahead = self._counter(
+            "sled_ahead_drafts",
+            "Drafts that were sent before the verdict on the one before, by what became of them.",
+            "outcome",
+        )
         self._queue_seconds = self._histogram(
             "sled_queue_seconds", "Time from a draft's arrival to its step.", _SECONDS
         )
@@ -147,6 +152,10 @@ class Metrics:
     def went_on(self) -> None:
         """A round follows that no device asked for."""
         self._unasked.inc()
+
+    def sent_ahead(self, kept: bool) -> None:
+        """What became of a draft that was sent ahead."""
+        self._ahead.labels(self._model, "kept" if kept else "dropped").inc()
 
     def refused(self, reason: Reason) -> None:
         """A request was refused."""

@@ -58,6 +58,8 @@ class DraftRequest:
     """Output tokens, this round's among them, that may be written before the device is asked again."""
     run_on: bool = False
     """Whatever drafts would bring."""
+    ahead: bool = False
+    """It was sent before the verdict on the round before it, so its arrival says nothing of the device's pace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class Scheduler:
         seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
         patient = draft.deadline_seconds is None
         self._queue.add(Round(key, draft, now, now + seconds, patient), retry_after_ms=200)
-        session.rhythm.heard(now)
+        session.rhythm.heard(now, ahead=draft.ahead)
         session.last_used = now
         return None
 

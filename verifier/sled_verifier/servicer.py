@@ -110,6 +110,7 @@ class VerifierServicer(pb_grpc.VerifierServicer):
             model=self._service.model,
             replica=self._service.replica,
             batches=greeting.batches,
+            takes_ahead=True,
         )
         try:
             await context.write(pb.ServerFrame(welcome=welcome))

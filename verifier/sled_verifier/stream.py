@@ -15,6 +15,7 @@ from dataclasses import replace
 from sled_protocol.limits import MAX_FRAME_ROUNDS
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_verifier import frames
+from sled_verifier.ahead import AheadDrafts
 from sled_verifier.auth import Grant
 from sled_verifier.frames import Greeting
 from sled_verifier.refusal import Reason, Refusal
@@ -51,6 +52,7 @@ class DeviceStream:
         self._sequences: dict[int, int] = {}
         self._verdicts: dict[int, RoundVerdict] = {}
         self._rounds: dict[int, asyncio.Task[None]] = {}
+        self._ahead = AheadDrafts(service.metrics.sent_ahead)
         self._batches = greeting.batches
         self._outbox: asyncio.Queue[pb.ServerFrame] = asyncio.Queue(OUTBOX_FRAMES)
         self._following: pb.ServerFrame | None = None
@@ -168,6 +170,8 @@ class DeviceStream:
 
     async def _handle_draft(self, message: pb.Draft) -> None:
         sequence = message.sequence
+        if message.HasField("follows_token") and not self._is_due(message):
+            return
         try:
             self._service.check_not_draining()
             key = self._sequences.get(sequence)
@@ -177,7 +181,7 @@ class DeviceStream:
                 raise Refusal(
                     Reason.ROUND_IN_FLIGHT, "the sequence's previous draft has no verdict yet"
                 )
-            request = frames.read_draft(message, self._service.backend.info, self._service.limits)
+            request = self._read(message)
         except Refusal as refusal:
             await self._refuse(sequence, refusal, message.committed_length)
             return
@@ -185,34 +189,60 @@ class DeviceStream:
             self._round(sequence, key, request, message.draft_micros)
         )
 
+    def _is_due(self, message: pb.Draft) -> bool:
+        """Whether a draft that was sent ahead is the next round by now; while a round runs it is kept."""
+        if message.sequence in self._rounds:
+            self._ahead.keep(message)
+            return False
+        return self._ahead.holds(message, self._verdicts.get(message.sequence))
+
+    def _read(self, message: pb.Draft) -> DraftRequest:
+        return frames.read_draft(message, self._service.backend.info, self._service.limits)
+
     async def _round(
         self, sequence: int, key: int, request: DraftRequest, draft_micros: int
     ) -> None:
-        """Carry one draft to the backend and its answer to the outbox, and the rounds that follow unasked."""
+        """Carry one draft to the backend and its answer to the outbox, and the rounds that follow it at once: unasked, or asked
+        for ahead.
+        """
         following: DraftRequest | None = request
+        committed_length = request.committed_length
         try:
             while following is not None:
-                request = following
-                following = await self._answer(sequence, key, request, draft_micros)
+                committed_length = following.committed_length
+                verdict = await self._verify(sequence, key, following, draft_micros)
+                ahead = self._ahead.next_round(sequence, verdict)
+                following = None if ahead is not None else self._unasked(following, verdict)
+                await self.send(
+                    frames.verdict_frame(sequence, verdict, goes_on=following is not None)
+                )
                 draft_micros = 0
+                if following is None:
+                    # The outbox may have been full for a while.
+                    ahead = ahead or self._ahead.next_round(sequence, verdict)
+                if ahead is not None:
+                    committed_length, draft_micros = ahead.committed_length, ahead.draft_micros
+                    self._service.check_not_draining()
+                    following = self._read(ahead)
         except Refusal as refusal:
             if refusal.reason is Reason.UNKNOWN_SEQUENCE:
                 self._forget(sequence)
-            await self._refuse(sequence, refusal, request.committed_length)
+            await self._refuse(sequence, refusal, committed_length)
         except Exception:
             # A defect of the backend; without an answer (typed: INTERNAL) the device would wait for
             # ever.
             _log.exception("a round failed", extra={"device_id": self.device_id})
             broken = Refusal(Reason.INTERNAL, "the round failed; send the draft again", 500)
-            await self._refuse(sequence, broken, request.committed_length)
+            await self._refuse(sequence, broken, committed_length)
         finally:
             if self._rounds.get(sequence) is asyncio.current_task():
                 del self._rounds[sequence]
+                self._ahead.drop(sequence)
 
-    async def _answer(
+    async def _verify(
         self, sequence: int, key: int, request: DraftRequest, draft_micros: int
-    ) -> DraftRequest | None:
-        """One verdict; returns the round that it announces."""
+    ) -> RoundVerdict:
+        """One verdict, noted."""
         verdict = await self._service.backend.verify(key, request)
         # A repeated draft gets the very same verdict and is no further round.
         if verdict is not self._verdicts.get(sequence):
@@ -220,18 +250,22 @@ class DeviceStream:
             sent = len(request.draft_tokens)
             self._service.note_round(self._draft_model, verdict, sent, draft_micros)
         self._refused_in_a_row = 0
-        following = None
-        if not (self._settling or self._service.draining or self.departure.asked.is_set()):
-            following = next_round(request, verdict, self._service.backend.info.end_tokens)
+        return verdict
+
+    def _unasked(self, request: DraftRequest, verdict: RoundVerdict) -> DraftRequest | None:
+        """The round with which the verifier goes on by itself."""
+        if self._settling or self._service.draining or self.departure.asked.is_set():
+            return None
+        following = next_round(request, verdict, self._service.backend.info.end_tokens)
         if following is not None:
             self._service.metrics.went_on()
-        await self.send(frames.verdict_frame(sequence, verdict, goes_on=following is not None))
         return following
 
     def _end_sequence(self, sequence: int) -> None:
         running = self._rounds.pop(sequence, None)
         if running is not None:
             running.cancel()
+        self._ahead.drop(sequence)
         key = self._forget(sequence)
         if key is not None:
             self._service.backend.close(key)

@@ -280,12 +280,15 @@ class Welcome(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
     BATCHES_FIELD_NUMBER: _builtins.int
+    TAKES_AHEAD_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision both sides use from here on: the highest common one."""
     replica: _builtins.str
     """Name of the answering replica, for logs."""
     batches: _builtins.bool
     """The verifier reads `Drafts`, and may answer with `Verdicts`: the device said that it reads them."""
+    takes_ahead: _builtins.bool
+    """Drafts may be sent ahead (`Draft.follows_token`). A verifier that does not say so would refuse them, one by one."""
     @_builtins.property
     def model(self) -> Global___Model: ...
     def __init__(
@@ -295,10 +298,11 @@ class Welcome(_message.Message):
         model: Global___Model | None = ...,
         replica: _builtins.str = ...,
         batches: _builtins.bool = ...,
+        takes_ahead: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "model", b"model", "replica", b"replica", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "model", b"model", "replica", b"replica", "revision", b"revision", "takes_ahead", b"takes_ahead"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,6 +474,7 @@ class Draft(_message.Message):
     DRAFT_CONFIDENCES_FIELD_NUMBER: _builtins.int
     RUN_TOKENS_FIELD_NUMBER: _builtins.int
     RUN_ON_FIELD_NUMBER: _builtins.int
+    FOLLOWS_TOKEN_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     committed_length: _builtins.int
     """Number of committed output tokens before this draft."""
@@ -492,6 +497,12 @@ class Draft(_message.Message):
     """
     run_on: _builtins.bool
     """Go on whatever the hint says: the device has chosen not to draft for so long."""
+    follows_token: _builtins.int
+    """The draft is sent ahead, before the verdict on the sequence's previous one, and counts on this: all of that is accepted, and
+    this token follows. `committed_length` and `prefix_hash` are what they will be then. Where it comes so, and the verdict
+    does not go on by itself, the draft is the next round as if it had been sent after the verdict; else it is dropped without
+    an answer. One a sequence: a second one takes the place of the first. Only where Welcome says `takes_ahead`.
+    """
     @_builtins.property
     def draft_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -507,12 +518,15 @@ class Draft(_message.Message):
         draft_confidences: _builtins.bytes = ...,
         run_tokens: _builtins.int = ...,
         run_on: _builtins.bool = ...,
+        follows_token: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_follows_token", b"_follows_token", "follows_token", b"follows_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_length", b"committed_length", "deadline_ms", b"deadline_ms", "draft_confidences", b"draft_confidences", "draft_micros", b"draft_micros", "draft_probs", b"draft_probs", "draft_tokens", b"draft_tokens", "prefix_hash", b"prefix_hash", "run_on", b"run_on", "run_tokens", b"run_tokens", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_follows_token", b"_follows_token", "committed_length", b"committed_length", "deadline_ms", b"deadline_ms", "draft_confidences", b"draft_confidences", "draft_micros", b"draft_micros", "draft_probs", b"draft_probs", "draft_tokens", b"draft_tokens", "follows_token", b"follows_token", "prefix_hash", b"prefix_hash", "run_on", b"run_on", "run_tokens", b"run_tokens", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__follows_token: _TypeAlias = _typing.Literal["follows_token"]  # noqa: Y015
+    _WhichOneofArgType__follows_token: _TypeAlias = _typing.Literal["_follows_token", b"_follows_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__follows_token) -> _WhichOneofReturnType__follows_token | None: ...
 
 Global___Draft: _TypeAlias = Draft  # noqa: Y015
 

@@ -91,7 +91,7 @@ class Roster:
         seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
         waiting = Round(key, draft, now, now + seconds, draft.deadline_seconds is None)
         sequence.session.last_used = now
-        sequence.session.rhythm.heard(now)
+        sequence.session.rhythm.heard(now, ahead=draft.ahead)
         known = self._answer_foretold(sequence, waiting, now)
         if known is not None:
             return known
