@@ -8,8 +8,9 @@ change a token. Must not decide whether drafting ahead pays.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from sled_edge.draft_worker import DraftWorker
@@ -68,6 +69,22 @@ class DraftAhead:
         self._worker = worker
         # Last: the thread may begin at once and reads all of the above.
         self._job: Future[tuple[int, Proposal] | None] = worker.submit(self._work)
+
+    def when_done(self, tell: Callable[[int, Proposal], None]) -> None:
+        """Tell, on the event loop, of work that is done before its outcome is known: the token it counts on, and the draft."""
+        loop = asyncio.get_running_loop()
+
+        def done(job: Future[tuple[int, Proposal] | None]) -> None:
+            if job.cancelled() or job.exception() is not None:
+                return
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(tell_unsettled, job.result())
+
+        def tell_unsettled(result: tuple[int, Proposal] | None) -> None:
+            if result and self._next_token is None and not self._abandoned.is_set():
+                tell(*result)
+
+        self._job.add_done_callback(done)
 
     def settle(self, next_token: int) -> None:
         """The whole draft was accepted and `next_token` follows it."""

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,9 +106,14 @@ class FakeLink:
     hold: asyncio.Event | None = None
     """While set to an event that is not set, verdicts wait for it."""
     rounds: list[RoundDraft] = field(default_factory=list)
+    offers: list[RoundDraft] = field(default_factory=list)
     open_sequences: set[int] = field(default_factory=set)
     closed: bool = False
     tokenizer_fingerprint: bytes = b""
+    _offered: dict[int, tuple[RoundDraft, int] | None] = field(default_factory=dict)
+    """By sequence that waits for a verdict: what was offered meanwhile, with the token it counts on."""
+    _due: dict[int, RoundDraft] = field(default_factory=dict)
+    """By sequence: the draft that was offered and held."""
     _connections: int = 1
     _outage_rounds: int = 0
 
@@ -136,6 +141,7 @@ class FakeLink:
             end_tokens=ends,
             replica="fake",
             guides=self.guides,
+            takes_ahead=True,
         )
         return LinkState(target, None, self._connections)
 
@@ -151,14 +157,28 @@ class FakeLink:
             raise self.refusals.pop(0)
         self.open_sequences.add(view.sequence)
         self.rounds.append(draft)
+        due = self._due.pop(view.sequence, draft)
+        if due != draft:
+            raise LinkError("round_in_flight", "the draft is not the one that was offered")
+        self._offered[view.sequence] = None
         await asyncio.sleep(self.delay_seconds)
         if self.hold is not None:
             await self.hold.wait()
-        return self._judge(view, draft)
+        return self._with_offer(view.sequence, self._judge(view, draft), draft)
+
+    def offer(self, view: SequenceView, draft: RoundDraft, follows_token: int) -> bool:
+        """See `Link.offer`."""
+        if view.sequence not in self._offered:
+            return False
+        self.offers.append(draft)
+        self._offered[view.sequence] = draft, follows_token
+        return True
 
     def release(self, sequence: int) -> None:
         """See `Link.release`."""
         self.open_sequences.discard(sequence)
+        self._offered.pop(sequence, None)
+        self._due.pop(sequence, None)
 
     async def close(self) -> None:
         """See `Link.close`."""
@@ -173,6 +193,16 @@ class FakeLink:
             self._outage_rounds -= 1
             if self._outage_rounds == 0:
                 self._connections += 1
+
+    def _with_offer(self, sequence: int, verdict: RoundVerdict, draft: RoundDraft) -> RoundVerdict:
+        offered = self._offered.pop(sequence, None)
+        length = draft.committed_length + verdict.accepted + 1
+        if offered is None or offered[0].committed_length != length:
+            return verdict
+        if offered[1] != verdict.next_token:
+            return verdict
+        self._due[sequence] = offered[0]
+        return replace(verdict, follows=True)
 
     def _judge(self, view: SequenceView, draft: RoundDraft) -> RoundVerdict:
         prefix = [*view.prompt_tokens, *view.committed_tokens]

@@ -57,6 +57,8 @@ class Target:
     endpoint: str = ""
     guides: bool = False
     """Output can be guided."""
+    takes_ahead: bool = False
+    """A draft may be sent before the verdict on the one before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,8 @@ class RoundVerdict:
     replica: str = ""
     goes_on: bool = False
     """The verifier goes on by itself: the next round is under way, and its draft must have no tokens."""
+    follows: bool = False
+    """The draft that was offered holds: the next round is under way, and its draft must be that one."""
 
 
 class Link(Protocol):
@@ -185,6 +189,12 @@ class Link(Protocol):
         Raises:
             VerifierUnavailable: patience or retries used up.
             SequenceRefused: typed no for this sequence.
+        """
+        ...
+
+    def offer(self, view: SequenceView, draft: RoundDraft, follows_token: int) -> bool:
+        """Send the draft of the next round while `verify` waits for this one's verdict: it counts on all of this round being
+        accepted and on this token following. Never waits; False where it was not sent. The verdict tells whether it holds.
         """
         ...
 

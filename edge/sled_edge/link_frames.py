@@ -56,8 +56,10 @@ def open_frame(wire_id: int, view: SequenceView) -> pb.ClientFrame:
     )
 
 
-def draft_frame(wire_id: int, draft: RoundDraft, deadline_seconds: float) -> pb.ClientFrame:
-    """One round's proposal."""
+def draft_frame(
+    wire_id: int, draft: RoundDraft, deadline_seconds: float, follows_token: int | None = None
+) -> pb.ClientFrame:
+    """One round's proposal; with `follows_token` ahead of the verdict that must bring that token."""
     return pb.ClientFrame(
         draft=pb.Draft(
             sequence=wire_id,
@@ -70,6 +72,7 @@ def draft_frame(wire_id: int, draft: RoundDraft, deadline_seconds: float) -> pb.
             deadline_ms=max(1, min(int(deadline_seconds * 1000), MAX_DEADLINE_MS)),
             run_tokens=draft.run_tokens,
             run_on=draft.run_on,
+            follows_token=follows_token,
         )
     )
 
@@ -79,8 +82,9 @@ def close_frame(wire_id: int) -> pb.ClientFrame:
     return pb.ClientFrame(close=pb.Close(sequence=wire_id))
 
 
-def target_of(model: pb.Model, replica: str, endpoint: str) -> Target:
+def target_of(welcome: pb.Welcome, endpoint: str) -> Target:
     """What the verifier at `endpoint` serves."""
+    model = welcome.model
     return Target(
         model_name=model.name,
         tokenizer_fingerprint=model.tokenizer_fingerprint,
@@ -92,9 +96,10 @@ def target_of(model: pb.Model, replica: str, endpoint: str) -> Target:
         end_tokens=tuple(model.end_tokens),
         engine=model.engine,
         exactness=model.exactness,
-        replica=replica,
+        replica=welcome.replica,
         endpoint=endpoint,
         guides=model.guides,
+        takes_ahead=welcome.takes_ahead,
     )
 
 

@@ -47,6 +47,8 @@ class _Place:
 
     stream: VerifierStream | None = None
     wire_id: int = 0
+    offered_bytes: int = 0
+    """Of drafts that were sent ahead, to be counted with the next round."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,22 @@ class ResilientLink:
             if verdict is not None:
                 return verdict
 
+    def offer(self, view: SequenceView, draft: RoundDraft, follows_token: int) -> bool:
+        """See `Link.offer`."""
+        place = self._places.get(view.sequence)
+        stream = place.stream if place is not None else None
+        if place is None or stream is None or not stream.target.takes_ahead or stream.drain:
+            return False
+        limits = stream.target
+        if draft.shortened(limits.max_draft_tokens, limits.max_draft_probs) is not draft:
+            return False
+        deadline_seconds = self._timing.deadline_seconds(0)
+        frame = draft_frame(place.wire_id, draft, deadline_seconds, follows_token)
+        if not stream.offer(place.wire_id, draft.committed_length, follows_token, frame):
+            return False
+        place.offered_bytes += frame.ByteSize()
+        return True
+
     def release(self, sequence: int) -> None:
         """See `Link.release`."""
         place = self._places.pop(sequence, None)
@@ -129,7 +147,7 @@ class ResilientLink:
             await self._pause(attempt.budget.reopen(), reason.reason, str(reason))
             return None
         except AnswerLate as late:
-            await self._on_late(stream, attempt, late)
+            await self._on_late(stream, place, attempt, late)
             return None
         message = answer.message
         if isinstance(message, pb.Refused):
@@ -140,7 +158,9 @@ class ResilientLink:
             self._leave(place)
             await self._pause(attempt.budget.reopen(), "internal", problem)
             return None
-        return _verdict(message, attempt, limits)
+        left = message.committed_length + message.accepted + 1
+        follows = not message.goes_on and stream.runs.expects(place.wire_id, left)
+        return _verdict(message, attempt, limits, follows)
 
     async def _stream(self, attempt: _Attempt) -> VerifierStream:
         """The stream to use, the wait for it taken from the round's patience."""
@@ -164,7 +184,8 @@ class ResilientLink:
         deadline_seconds = self._timing.deadline_seconds(fresh_tokens)
         if not stream.runs.expects(place.wire_id, sent.committed_length):
             frames.append(draft_frame(place.wire_id, sent, deadline_seconds))
-        attempt.uplink_bytes += sum(frame.ByteSize() for frame in frames)
+        attempt.uplink_bytes += sum(frame.ByteSize() for frame in frames) + place.offered_bytes
+        place.offered_bytes = 0
         answer = await stream.exchange(
             place.wire_id,
             sent.committed_length,
@@ -174,9 +195,14 @@ class ResilientLink:
         attempt.downlink_bytes += answer.downlink_bytes
         return answer
 
-    async def _on_late(self, stream: VerifierStream, attempt: _Attempt, late: AnswerLate) -> None:
+    async def _on_late(
+        self, stream: VerifierStream, place: _Place, attempt: _Attempt, late: AnswerLate
+    ) -> None:
         """No verdict in time: ask once more on a stream that lives, leave one that is silent or forgets again."""
         attempt.late_answers += 1
+        if place.offered_bytes:
+            # Whether the verifier goes on with what was offered, nobody can know any more.
+            self._leave(place)
         if not late.stream_alive or attempt.late_answers > 1:
             attempt.late_answers = 0
             stream.end(StreamEnded("unavailable", "the verifier has fallen silent"))
@@ -229,7 +255,7 @@ def _check_guide(view: SequenceView, target: Target) -> None:
         raise SequenceRefused("invalid_sampling", CANNOT_GUIDE)
 
 
-def _verdict(message: pb.Verdict, attempt: _Attempt, target: Target) -> RoundVerdict:
+def _verdict(message: pb.Verdict, attempt: _Attempt, target: Target, follows: bool) -> RoundVerdict:
     return RoundVerdict(
         accepted=message.accepted,
         verified=message.verified,
@@ -244,4 +270,5 @@ def _verdict(message: pb.Verdict, attempt: _Attempt, target: Target) -> RoundVer
         model_name=target.model_name,
         replica=target.replica,
         goes_on=message.goes_on,
+        follows=follows,
     )

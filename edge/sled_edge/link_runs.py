@@ -1,4 +1,6 @@
-"""Answers that come unasked, because the verifier goes on by itself, until somebody asks for them. Pure bookkeeping."""
+"""Answers that come without a further draft, because the verifier goes on by itself or has the next draft already, until
+somebody asks for them. Pure bookkeeping.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,35 @@ def _announced(message: Message) -> int | None:
     return None
 
 
+def _left(message: Message) -> tuple[int, int] | None:
+    """Committed length after a verdict, and the last token."""
+    if isinstance(message, pb.Verdict):
+        return message.committed_length + message.accepted + 1, message.next_token
+    return None
+
+
 class Runs:
     """The runs of all sequences of a stream, by wire id."""
 
     def __init__(self) -> None:
         self._runs: dict[int, _Run] = {}
+        self._offers: dict[int, tuple[int, int]] = {}
 
     @property
     def under_way(self) -> bool:
         """True while an answer is to come that nobody asked for."""
         return any(run.next_length is not None for run in self._runs.values())
 
+    def offered(self, wire_id: int, committed_length: int, follows_token: int) -> None:
+        """A draft was sent ahead, and will be answered if the next verdict leaves this length and ends with this token."""
+        self._offers[wire_id] = committed_length, follows_token
+
     def begin(self, message: Message) -> None:
-        """An answer that was waited for: a run begins, goes on or ends with it."""
+        """An answer that was waited for: a run begins, goes on or ends with it, or a draft that was offered holds."""
         length = _announced(message)
+        offer = self._offers.pop(message.sequence, None)
+        if length is None and offer is not None and offer == _left(message):
+            length = offer[0]
         if length is None:
             self.drop(message.sequence)
         else:
@@ -85,7 +102,9 @@ class Runs:
     def drop(self, wire_id: int) -> None:
         """Nobody will ask for this sequence's answers any more."""
         self._runs.pop(wire_id, None)
+        self._offers.pop(wire_id, None)
 
     def clear(self) -> None:
         """The stream is over."""
         self._runs.clear()
+        self._offers.clear()

@@ -106,6 +106,17 @@ class VerifierStream:
         self.runs.drop(wire_id)
         self._note_idle()
 
+    def offer(
+        self, wire_id: int, committed_length: int, follows_token: int, frame: pb.ClientFrame
+    ) -> bool:
+        """Send a draft ahead of the verdict that is waited for; False when none is."""
+        waiting = self._exchanges.get(wire_id)
+        if self.ended is not None or waiting is None or waiting.answer.done():
+            return False
+        self.runs.offered(wire_id, committed_length, follows_token)
+        self.post(frame)
+        return True
+
     async def exchange(
         self,
         wire_id: int,
@@ -284,7 +295,7 @@ async def handshake(frames: FrameStream, facts: DeviceFacts, endpoint: str) -> V
             f"the vocabulary of this device is not that of the target model {model.name}: "
             "use a draft model of the same family, or an n-gram drafter",
         )
-    target = target_of(model, frame.welcome.replica, endpoint)
+    target = target_of(frame.welcome, endpoint)
     return VerifierStream(frames, target, batches=frame.welcome.batches)
 
 

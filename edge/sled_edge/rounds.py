@@ -6,6 +6,7 @@ Must not know who reads the text or how many generations there are.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ ALONE_TOKENS = 4
 """Tokens that the draft model writes alone before it looks for the verifier again."""
 MAX_DRAFT_FAILURES = 3
 _NO_DRAFT = Proposal(())
+_Sendable = tuple[Proposal, RoundDraft]
+"""What the drafter proposed, as far as it is sent, and the round with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Generation:
         self._hint: int | None = None
         self._goes_on = False
         self._ahead: DraftAhead | None = None
+        self._offered: _Sendable | None = None
+        self._following: _Sendable | None = None
         self._ahead_record = AheadRecord()
         self._draft_failures = 0
         point_mass = context.mode is DraftingMode.POINT_MASS
@@ -94,7 +99,6 @@ class Generation:
                 raise _generation_error(error) from error
             log.warning("the draft model goes on alone", extra=fields(reason=error.reason))
             link.release(self._session.sequence)
-            self._drop_ahead()
             return await self._write_alone()
         except SequenceRefused as error:
             if error.reason == "context_full" and self._session.committed_length:
@@ -106,24 +110,14 @@ class Generation:
     async def _round(self) -> Delta:
         session = self._session
         started = time.perf_counter()
-        proposal = await self._next_draft()
+        proposal, draft = await self._next_round()
         waited_seconds = time.perf_counter() - started
-        plain = 0 if proposal.tokens else self.lengths.plain_tokens
-        draft = RoundDraft(
-            session.committed_length,
-            session.prefix_hash,
-            proposal.tokens,
-            proposal.distributions,
-            proposal.draft_seconds,
-            () if proposal.distributions else tuple(proposal.confidences),
-            min(plain or RUN_TOKENS, session.draft_room(self._context.rules()) + 1),
-            plain > 0,
-        )
         self._begin_ahead(draft)
         patience = self._switch.patience_seconds(started=session.committed_length > 0)
         verdict = await self._context.link.verify(session, draft, patience)
         self._switch.verified()
         session.pin_model(verdict.model_name)
+        self._settle_offer(verdict)
         self._settle_ahead(draft, verdict)
         self._learn(proposal, verdict, waited_seconds)
         self._goes_on = verdict.goes_on
@@ -131,6 +125,31 @@ class Generation:
         commit = session.commit(judgement.output(draft.tokens), self._context.rules())
         stats = _stats(draft, verdict, waited_seconds)
         return Delta(commit.tokens, round=stats, finish=commit.finish)
+
+    async def _next_round(self) -> _Sendable:
+        """What to ask next; the verifier may have it already."""
+        following, self._following = self._following, None
+        if following is not None:
+            return following
+        session = self._session
+        proposal = await self._next_draft()
+        room = session.draft_room(self._context.rules())
+        return proposal, self._asked(proposal, session.committed_length, session.prefix_hash, room)
+
+    def _asked(
+        self, proposal: Proposal, committed_length: int, prefix_hash: int, room_tokens: int
+    ) -> RoundDraft:
+        plain = 0 if proposal.tokens else self.lengths.plain_tokens
+        return RoundDraft(
+            committed_length,
+            prefix_hash,
+            proposal.tokens,
+            proposal.distributions,
+            proposal.draft_seconds,
+            () if proposal.distributions else tuple(proposal.confidences),
+            min(plain or RUN_TOKENS, room_tokens + 1),
+            plain > 0,
+        )
 
     async def _next_draft(self) -> Proposal:
         """This round's draft: the one made ahead if it fits, else a new one; none where the verifier goes on by itself."""
@@ -152,6 +171,31 @@ class Generation:
         bound = self._bound()
         # The verdict may have asked for less since.
         return self._sendable(kept, keep if bound is None else min(keep, bound))
+
+    def _offer(self, draft: RoundDraft, follows_token: int, proposal: Proposal) -> None:
+        """Send what was drafted ahead of the verdict on `draft`, unless the text ends there."""
+        session, rules = self._session, self._context.rules()
+        base = (*draft.tokens, follows_token)
+        room = session.draft_room(rules) - len(base)
+        bound = self._bound()
+        keep = min(room, session.trim_draft(proposal.tokens, rules))
+        keep = keep if bound is None else min(keep, bound)
+        ends = not session.ignore_end_tokens and follows_token in rules.end_tokens
+        if keep <= 0 or ends:
+            return
+        sendable = self._sendable(proposal, keep)
+        following = self._asked(
+            sendable, session.committed_length + len(base), session.hash_after(base), room
+        )
+        if self._context.link.offer(session, following, follows_token):
+            self._offered = sendable, following
+
+    def _settle_offer(self, verdict: RoundVerdict) -> None:
+        offered, self._offered = self._offered, None
+        if verdict.follows and offered is not None:
+            self._following = offered
+            self._ahead = None
+            self._ahead_record.observe(True)
 
     def _starts_plain(self) -> bool:
         """A draft model has the prompt to read first: it does so while the verifier reads it too."""
@@ -198,6 +242,7 @@ class Generation:
                 guess_twin(session.sampling),
                 lengths.keep_drafting,
             )
+            self._ahead.when_done(functools.partial(self._offer, draft))
 
     def _ahead_pays(self) -> bool:
         context = self._context
@@ -219,6 +264,7 @@ class Generation:
             self._drop_ahead()
 
     def _drop_ahead(self) -> None:
+        self._offered = self._following = None
         if self._ahead is not None:
             self._ahead.abandon()
             self._ahead = None
@@ -269,6 +315,7 @@ class Generation:
 
     async def _write_alone(self) -> Delta:
         """A few tokens of the draft model itself, sampled as the request asked, marked unverified."""
+        self._drop_ahead()
         session, rules = self._session, self._context.rules()
         wanted = min(ALONE_TOKENS, session.draft_room(rules) + 1)
         try:

@@ -65,6 +65,12 @@ class Session:
         """64-bit hash of prompt + committed, as the wire wants it."""
         return self._hash.value
 
+    def hash_after(self, tokens: Sequence[int]) -> int:
+        """What `prefix_hash` would be with these tokens committed as well."""
+        following = self._hash.copy()
+        following.extend(tokens)
+        return following.value
+
     def pin_model(self, name: str) -> None:
         """From the first round on only this target may continue the text, whatever replica answers."""
         if not self.model:
