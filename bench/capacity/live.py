@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import numpy as np
 
-from sled_bench.devices import DeviceTiming, ReplayingDevice
+from sled_bench.devices import Ahead, DeviceTiming, ReplayingDevice
 from sled_bench.held_process import HeldVerifier
 from sled_bench.trace import Text
 from sled_protocol.channel import CLIENT_OPTIONS
@@ -19,6 +19,7 @@ from sled_protocol.confidence import pack_confidences
 from sled_protocol.prefix import PrefixHash
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
+from sled_speculation.draft_length_policy import RUN_TOKENS
 from sled_testkit.verifier_device import close_frame, hello_frame, open_frame
 
 MOST_SENDINGS = 20
@@ -29,27 +30,30 @@ LATE = pb.REFUSAL_REASON_DEADLINE_EXCEEDED
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What the devices do: the most tokens of a draft, whether each has so many, whether they heed the verifier's hints, and
-    by when they want each round answered.
+    """What the devices do: the most tokens of a draft, whether each has so many, whether they heed the verifier's hints, by
+    when they want each round answered, and whether they send drafts ahead.
     """
 
     draft_tokens: int
     fixed: bool
     heeds_hints: bool
     deadline_ms: int
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a fleet got: output tokens a second of each device, and the 95th percentile of the time for a token (from verdict
     to verdict, divided by what it brought). `verified` draft tokens a round; `late_share` of the rounds were refused for their
-    deadline and sent again; `cpu_share` of one core that this side took, and `server_cpu_share` that the verifier did.
+    deadline and sent again, `followed_share` were on a draft that the server had before the verdict; `cpu_share` of one core that
+    this side took, and `server_cpu_share` that the verifier did.
     """
 
     rates: tuple[float, ...]
     token_p95_seconds: float
     verified: float
     late_share: float
+    followed_share: float
     cpu_share: float
     server_cpu_share: float
 
@@ -60,6 +64,7 @@ class _Tally:
     rounds: int = 0
     verified: int = 0
     late: int = 0
+    followed: int = 0
     gaps: list[tuple[float, int]] = field(default_factory=list)
 
 
@@ -67,15 +72,17 @@ class LiveDevice:
     """One device with a stream of its own."""
 
     def __init__(
-        self, stub: Any, device_id: str, replay: ReplayingDevice, deadline_ms: int
+        self, stub: Any, device_id: str, replay: ReplayingDevice, deadline_ms: int, *, ahead: bool
     ) -> None:
         self._stub = stub
         self._deadline_ms = deadline_ms
+        self._sends_ahead = ahead
         self._call: Any = None
         self._id = device_id
         self._replay = replay
         self._sequence = 0
         self._prefix = PrefixHash()
+        self._following = pb.Draft()
         self.tally = _Tally()
         self.began = asyncio.Event()
         """Set with the first verdict, which had to wait for the prompts of all."""
@@ -86,21 +93,25 @@ class LiveDevice:
         await self._call.write(hello_frame(self._id, draft_model="replayed"))
         await self._read()
         await self._open()
-        answered, goes_on = time.monotonic(), False
+        answered, goes_on, following = time.monotonic(), False, False
         while not over.is_set():
             if self._replay.over:
                 await self._call.write(close_frame(self._sequence))
                 self._replay.begin_next()
                 await self._open()
                 answered = time.monotonic()
+            ahead = None
             if goes_on:
                 asked = answered
                 verdict = await self._unasked()
+            elif following:
+                asked = answered
+                verdict, ahead = await self._answer(self._following)
             else:
                 draft, pause = self._replay.draft()
                 await asyncio.sleep(pause)
                 asked = time.monotonic()
-                verdict = await self._round(draft)
+                verdict, ahead = await self._round(draft)
             goes_on = verdict.goes_on
             now = time.monotonic()
             output = self._replay.take(
@@ -117,8 +128,16 @@ class LiveDevice:
             self.tally.rounds += 1
             self.tally.verified += verdict.verified
             self.tally.gaps.append((now - answered, len(output)))
+            following = ahead is not None and not goes_on and self._holds(ahead, verdict)
+            if following and ahead is not None:
+                self._replay.follow(ahead)
+                self._following = self._message(ahead.tokens)
+                self.tally.followed += 1
             answered = now
         self._call.cancel()
+
+    def _holds(self, ahead: Ahead, verdict: pb.Verdict) -> bool:
+        return self._replay.written == ahead.at and verdict.next_token == ahead.follows_token
 
     async def _open(self) -> None:
         self._sequence += 1
@@ -127,8 +146,8 @@ class LiveDevice:
         await self._call.write(open_frame(self._sequence, self._replay.text.prompt))
         await self._read()
 
-    async def _round(self, draft: Sequence[int]) -> pb.Verdict:
-        message = pb.Draft(
+    def _message(self, draft: Sequence[int]) -> pb.Draft:
+        return pb.Draft(
             sequence=self._sequence,
             committed_length=self._replay.written,
             prefix_hash=self._prefix.value,
@@ -138,20 +157,58 @@ class LiveDevice:
             run_tokens=self._replay.run_tokens,
             run_on=self._replay.run_on,
         )
+
+    async def _round(self, draft: Sequence[int]) -> tuple[pb.Verdict, Ahead | None]:
+        message = self._message(draft)
+        await self._call.write(pb.ClientFrame(draft=message))
+        return await self._answer(message)
+
+    async def _answer(self, sent: pb.Draft) -> tuple[pb.Verdict, Ahead | None]:
+        """The verdict on what the server has, and the draft that was sent ahead meanwhile."""
+        ahead, frame = await self._drafting_on()
         for _ in range(MOST_SENDINGS):
-            await self._call.write(pb.ClientFrame(draft=message))
-            frame = await self._read()
             if not frame.HasField("refused"):
-                return frame.verdict
+                return frame.verdict, ahead
             self.tally.late += 1
+            ahead = None
+            await self._call.write(pb.ClientFrame(draft=sent))
+            frame = await self._read()
         raise TimeoutError(f"{self._id}: no verdict after {MOST_SENDINGS} sendings")
+
+    async def _drafting_on(self) -> tuple[Ahead | None, pb.ServerFrame]:
+        """Wait for an answer; send the next draft where it is made before."""
+        ahead = self._replay.ahead() if self._sends_ahead else None
+        if ahead is None:
+            return None, await self._read()
+        reading = asyncio.ensure_future(self._read())
+        done, _ = await asyncio.wait((reading,), timeout=ahead.seconds)
+        if done:
+            return None, reading.result()
+        await self._call.write(pb.ClientFrame(draft=self._message_ahead(ahead)))
+        return ahead, await reading
+
+    def _message_ahead(self, ahead: Ahead) -> pb.Draft:
+        prefix = self._prefix.copy()
+        # Where the device is wrong the draft is dropped, so only what is right needs the right hash.
+        prefix.extend(self._replay.text.tokens[self._replay.written : ahead.at])
+        return pb.Draft(
+            sequence=self._sequence,
+            committed_length=ahead.at,
+            prefix_hash=prefix.value,
+            draft_tokens=ahead.tokens,
+            deadline_ms=self._deadline_ms,
+            draft_confidences=pack_confidences(ahead.sure),
+            run_tokens=min(RUN_TOKENS, len(self._replay.text.tokens) - ahead.at - 1),
+            follows_token=ahead.follows_token,
+        )
 
     async def _unasked(self) -> pb.Verdict:
         frame = await self._read()
         if not frame.HasField("refused"):
             return frame.verdict
         self.tally.late += 1
-        return await self._round(())
+        verdict, _ = await self._round(())
+        return verdict
 
     async def _read(self) -> pb.ServerFrame:
         frame = await self._call.read()
@@ -189,6 +246,7 @@ async def fleet(
                     fixed=asking.fixed,
                 ),
                 asking.deadline_ms,
+                ahead=asking.ahead,
             )
             for n, timing in enumerate(timings)
         ]
@@ -213,6 +271,7 @@ async def fleet(
         float(np.quantile(gaps, 0.95)) if gaps else float("inf"),
         sum(tally.verified for tally in tallies) / max(1, rounds),
         sum(tally.late for tally in tallies) / max(1, rounds),
+        sum(tally.followed for tally in tallies) / max(1, rounds),
         cpu / took,
         server / took,
     )

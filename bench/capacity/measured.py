@@ -47,7 +47,8 @@ class Serving:
     def asking(self) -> live.Asking:
         """What devices do there."""
         deadline = DEADLINE_MS if self.policy.meet_deadlines else PATIENT_MS
-        return live.Asking(self.draft_tokens, self.fixed, self.policy.trim, deadline)
+        ahead = self.draft_tokens > 0 and not self.fixed
+        return live.Asking(self.draft_tokens, self.fixed, self.policy.trim, deadline, ahead)
 
 
 PLAIN = ServerPolicy(trim=False, meet_deadlines=False)
@@ -115,6 +116,7 @@ async def _row(
         "token_p95_seconds": done.token_p95_seconds,
         "verified_per_round": done.verified,
         "late_share": done.late_share,
+        "followed_share": done.followed_share,
         "driver_cpu_share": done.cpu_share,
         "server_cpu_share": done.server_cpu_share,
     }

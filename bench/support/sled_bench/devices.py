@@ -1,7 +1,7 @@
 """A device as a bench replays it: recorded drafts, the edge's own choice of the draft length, and the time that drafting takes.
 
 As the edge does, it drafts ahead while a verdict is under way: the work is of use when the whole draft was accepted and the
-verdict's own token is the one that the draft model expected.
+verdict's own token is the one that the draft model expected. What is done by then may be sent before the verdict.
 """
 
 from __future__ import annotations
@@ -29,6 +29,19 @@ class DeviceTiming:
     round_trip_seconds: float
     jitter: float = 0.1
     """Both vary by this share, evenly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A draft that counts on the whole one before it and on `follows_token`. `at` is how much will be written by then; it is with
+    the server `seconds` after the draft before it.
+    """
+
+    at: int
+    follows_token: int
+    tokens: tuple[int, ...]
+    sure: tuple[float, ...]
+    seconds: float
 
 
 class ReplayingDevice:
@@ -60,6 +73,7 @@ class ReplayingDevice:
         self._drafted_for = 0.0
         self._sent: tuple[int, ...] = ()
         self._asks = True
+        self._follows = False
         self.sure: tuple[float, ...] = ()
         self.written = 0
 
@@ -91,7 +105,7 @@ class ReplayingDevice:
 
     def draft(self) -> tuple[tuple[int, ...], float]:
         """The next draft, and the seconds until the server has it."""
-        self._asks = True
+        self._asks, self._follows = True, False
         if not self._most:
             self._sent = self.sure = ()
             return (), 0.0
@@ -100,7 +114,34 @@ class ReplayingDevice:
             self._sent = self.sure = ()
             self._drafted_for = 0.0
             return (), self._varied(self.timing.round_trip_seconds)
-        text, at = self.text, self.written
+        self._sent, self.sure = self._chosen(self.written)
+        made = max(0, len(self._sent) - self._ahead)
+        self._drafted_for = self._varied(made * self.timing.token_seconds)
+        return self._sent, self._drafted_for + self._varied(self.timing.round_trip_seconds)
+
+    def ahead(self) -> Ahead | None:
+        """What it drafts while the server has this draft, where that leads anywhere."""
+        expected_at = self.written + len(self._sent)
+        if not self._most or not self._asks or expected_at + 2 >= len(self.text.tokens):
+            return None
+        tokens, sure = self._chosen(expected_at + 1)
+        if not tokens:
+            return None
+        drafted = self._varied((1 + len(tokens)) * self.timing.token_seconds)
+        # Behind a draft that was sent ahead itself lies the way of the verdict before it, and its own.
+        way = self._varied(self.timing.round_trip_seconds) if self._follows else 0.0
+        expected = self.text.drafts[expected_at][0]
+        return Ahead(expected_at + 1, expected, tokens, sure, way + drafted)
+
+    def follow(self, ahead: Ahead) -> None:
+        """The draft that was sent ahead is the one that the server has now."""
+        self._asks = self._follows = True
+        self._sent, self.sure = ahead.tokens, ahead.sure
+        self._drafted_for = 0.0
+
+    def _chosen(self, at: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """As much of the recorded draft as the device chooses to make."""
+        text = self.text
         left = len(text.tokens) - at
         wanted = self._lengths.limit(self._hint if self._heeds_hints else None, left)
         sure = text.confidences[at] if text.confidences else ()
@@ -109,9 +150,7 @@ class ReplayingDevice:
             not sure or self._lengths.keep_drafting(sure[:count])
         ):
             count += 1
-        self._sent, self.sure = text.drafts[at][:count], tuple(sure[:count])
-        self._drafted_for = self._varied(max(0, count - self._ahead) * self.timing.token_seconds)
-        return self._sent, self._drafted_for + self._varied(self.timing.round_trip_seconds)
+        return text.drafts[at][:count], tuple(sure[:count])
 
     def take(
         self,
@@ -132,7 +171,8 @@ class ReplayingDevice:
         end = self.written + len(output)
         if output != self.text.tokens[self.written : end]:
             raise ValueError(f"not the text that the target is held to, at token {self.written}")
-        away = waited + self.timing.round_trip_seconds
+        # Behind a draft that was sent ahead, drafting began when the verdict before it had arrived.
+        away = waited + (0.0 if self._follows else self.timing.round_trip_seconds)
         self.written = end
         self._hint = min(hint, self._most)
         if self._most and self._asks:
