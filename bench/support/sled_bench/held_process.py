@@ -43,8 +43,8 @@ class ServerPolicy:
 
 
 class HeldVerifier:
-    """A ready verifier. After the end `places` are the tokens that it chose, and `margins` by how many logits it would have
-    chosen another.
+    """A ready verifier. After the end `places` are the tokens that it chose in one step of eight, and `margins` by how many
+    logits it would have chosen another.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:

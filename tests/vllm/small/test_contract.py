@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,3 +94,40 @@ def test_other_versions_are_refused(version: str) -> None:
 
     with pytest.raises(EngineError, match="this backend works with"):
         check_version(version)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("counts", [[0, 3, 1], [8], [1, 1, 1, 1], [0, 0, 2]])
+def test_the_short_way_for_greedy_sequences_judges_as_vllm_does(
+    lab: Lab, dtype: str, counts: list[int]
+) -> None:
+    """Also where logits are equal, which is common in bf16."""
+    import torch
+    from vllm.v1.sample.rejection_sampler import RejectionSampler
+    from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+
+    from sled_verifier.vllm.worker import greedy_judgement
+
+    engine: Any = lab.runtime._engine  # type: ignore[attr-defined]  # the seam under test
+    runner = engine.model_executor.driver_worker.worker.model_runner
+    sampling = replace(runner.input_batch.sampling_metadata, all_greedy=True, all_random=False)
+    generator = torch.Generator().manual_seed(5)
+    for wrong_at in range(9):
+        rows = sum(counts) + len(counts)
+        logits = torch.randint(0, 4, (rows, 256), generator=generator).to(getattr(torch, dtype))
+        best, drafts, first = logits.argmax(dim=-1).tolist(), [], 0
+        targets: list[int] = []
+        for count in counts:
+            draft = best[first : first + count]
+            drafts.append([token ^ (place == wrong_at) for place, token in enumerate(draft)])
+            targets += range(first, first + count)
+            first += count + 1
+        metadata = SpecDecodeMetadata.make_dummy(drafts, device=torch.device("cpu"))
+        metadata.target_logits_indices = torch.tensor(targets, dtype=torch.int32)
+        bonus = [row for row in range(rows) if row not in targets]
+        metadata.bonus_logits_indices = torch.tensor(bonus, dtype=torch.int32)
+        found = greedy_judgement(metadata, logits)
+        expected = RejectionSampler.forward(
+            runner.rejection_sampler, metadata, None, logits, sampling
+        )
+        assert torch.equal(found.sampled_token_ids, expected.sampled_token_ids)
