@@ -50,6 +50,7 @@ class StepFrame:
     `max_draft_tokens` is the room in the step, and
     `max_seconds` what the most urgent round can wait for; a step that takes longer even without drafts has missed it anyway.
     `rectangular`: the step costs what it would if every sequence had as many tokens as the longest, so all verify up to one length.
+    `even`: only steps of even sizes, see `is_even`.
     """
 
     rounds: int
@@ -59,6 +60,7 @@ class StepFrame:
     max_draft_tokens: int = 1_000_000
     max_seconds: float = math.inf
     rectangular: bool = False
+    even: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,14 @@ class Trim:
 def survival_of(acceptances: Sequence[float]) -> Survival:
     """The running product: float64 [n] from one acceptance probability for each draft token, given all before it."""
     return np.asarray(np.cumprod(np.asarray(acceptances, dtype=np.float64)), dtype=np.float64)
+
+
+def is_even(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which step sizes [n] an engine shall see that prepares itself for each new one: all up to 32, then eight between a power of
+    two and the next. That is 64 sizes up to 512 tokens, and at most an eighth less than any.
+    """
+    grain = 1 << np.maximum(np.ceil(np.log2(np.maximum(tokens, 1))).astype(np.int64) - 4, 0)
+    return np.asarray((tokens <= _SMALL_STEP) | (tokens % grain == 0), dtype=np.bool_)
 
 
 def trim(rounds: Sequence[DraftedRound], frame: StepFrame, cost: StepCost) -> Trim:
@@ -182,6 +192,10 @@ def _goodput(
     expected = max(frame.rounds, 1) + np.concatenate([[0.0], np.cumsum(brought[:room])])
     spare = math.isinf(frame.idle_seconds)
     rates = expected if spare else expected / (seconds[: room + 1] + frame.idle_seconds)
+    if frame.even:
+        even = is_even(tokens[: room + 1] + frame.prefill_tokens)
+        even[0] = True  # how many sequences there are, nobody chooses
+        rates = np.where(even, rates, 0.0)
     best = int(rates.argmax())
     least = 0.0 if spare else WORTHWHILE * float(rates[0] * (seconds[best] - seconds[0]))
     if best == 0 or float(expected[best] - expected[0]) < least:
@@ -220,6 +234,7 @@ def _most_likely(rounds: Sequence[DraftedRound], counts: Sequence[int], most: in
     return [int(n) for n in np.bincount(kept, minlength=len(rounds))]
 
 
+_SMALL_STEP = 32
 NOTHING_PAYS = math.inf
 """A price that no survival reaches."""
 WORTHWHILE = 1.1

@@ -91,6 +91,8 @@ class LoadControl:
         self.settings = settings or LoadSettings()
         self.rectangular = False
         """See `EngineInfo.rectangular`; set by the backend."""
+        self.even = False
+        """See `EngineInfo.even_steps`, likewise."""
         self.steps = StepCostEstimate()
         self.book = AcceptanceBook()
         self._max = max_draft_tokens
@@ -174,6 +176,7 @@ class LoadControl:
             max_draft_tokens=min(max_draft_tokens, self._reach(len(candidates))),
             max_seconds=self._patience(candidates, now),
             rectangular=self.rectangular,
+            even=self.even,
         )
         fits = sum(lengths) <= max_draft_tokens
         if cost is None or (fits and idle == math.inf and frame.max_seconds == math.inf):

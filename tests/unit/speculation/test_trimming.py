@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sled_speculation.trimming import (
     WORTHWHILE,
     DraftedRound,
     StepFrame,
+    is_even,
     paying_length,
     price_of,
     survival_of,
@@ -251,3 +253,39 @@ def test_the_price_of_a_rectangle_asks_for_the_length_that_pays() -> None:
     assert 1 <= best < 8
     assert paying_length(survival, price) == best
     assert price_of(survival, 8, frame, straight(0.0, 1.0)) == NOTHING_PAYS
+
+
+def test_even_sizes_are_few_and_near_to_each_other() -> None:
+    sizes = np.flatnonzero(is_even(np.arange(1025)))
+    assert sizes[:34].tolist() == [*range(33), 36]
+    assert {48, 64, 72, 128, 144, 256, 288, 512, 576} <= set(sizes.tolist())
+    assert (sizes <= 512).sum() == 1 + 64
+    assert all(
+        after <= before * 1.125 for before, after in itertools.pairwise(sizes[1:]) if before >= 32
+    )
+
+
+@pytest.mark.parametrize("prefill_tokens", [0, 7])
+def test_even_steps_have_even_sizes_and_the_likeliest_tokens(prefill_tokens: int) -> None:
+    rng = random.Random(3)
+    cost = straight(1.0, 0.004)
+    trimmed = 0
+    for _ in range(60):
+        rounds = [greedy(*[rng.uniform(0.6, 0.95)] * rng.randrange(1, 9)) for _ in range(13)]
+        frame = StepFrame(13, prefill_tokens=prefill_tokens)
+        free = trim(rounds, frame, cost).verified
+        even = trim(rounds, replace(frame, even=True), cost).verified
+        total = 13 + prefill_tokens + sum(even)
+        assert is_even(np.array([total]))[0]
+        trimmed += sum(even) < sum(free)
+        left_out = [
+            float(r.survival[n]) for r, n in zip(rounds, even, strict=True) if n < len(r.survival)
+        ]
+        verified = [float(r.survival[n - 1]) for r, n in zip(rounds, even, strict=True) if n]
+        assert max(left_out, default=0.0) <= min(verified, default=1.0) + 1e-12
+    assert trimmed
+
+
+def test_a_step_without_drafts_is_of_any_size() -> None:
+    rounds = [greedy(0.01)] * 37
+    assert trim(rounds, StepFrame(37, even=True), straight(0.0, 1.0)).verified == (0,) * 37

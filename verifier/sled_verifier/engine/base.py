@@ -35,6 +35,8 @@ class EngineInfo:
     """A step takes about as long as if each of its sequences had as many tokens as the longest has, and slots that are no
     neighbours take a pass over the weights each.
     """
+    even_steps: bool = False
+    """The engine prepares itself for each number of tokens a step has for the first time, so there should be few."""
 
 
 @dataclass(frozen=True, slots=True)

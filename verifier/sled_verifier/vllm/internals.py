@@ -229,6 +229,8 @@ class VllmRuntime:
             end_tokens=vocabulary.end_tokens,
             exactness="fp32" if exact else "approximate",
             guides=guided.prepare(self._scheduler.structured_output_manager),
+            # A processor's kernels are made for the number of rows, and a GPU's graphs are captured for some numbers.
+            even_steps=True,
         )
 
     def run(self, order: StepOrder) -> StepReport:
