@@ -19,7 +19,7 @@ from sled_protocol.confidence import pack_confidences
 from sled_protocol.prefix import PrefixHash
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
-from sled_speculation.draft_length_policy import RUN_TOKENS
+from sled_speculation.draft_length_policy import RUN_TOKENS, DraftLengthPolicy
 from sled_testkit.verifier_device import close_frame, hello_frame, open_frame
 
 MOST_SENDINGS = 20
@@ -80,6 +80,7 @@ class LiveDevice:
         self._call: Any = None
         self._id = device_id
         self._replay = replay
+        self.lengths = replay.lengths
         self._sequence = 0
         self._prefix = PrefixHash()
         self._following = pb.Draft()
@@ -224,11 +225,12 @@ async def fleet(
     texts: Sequence[Text],
     timings: Sequence[DeviceTiming],
     asking: Asking,
+    learnt: dict[int, DraftLengthPolicy],
     warm_seconds: float,
     seconds: float,
 ) -> Outcome:
     """One device for each of the timings, all at once. What they do until everyone has had a verdict and `warm_seconds` after that
-    does not count.
+    does not count. What they learn of draft lengths is kept in `learnt` for the next time, as a device keeps it from text to text.
     """
     options = (*CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
     async with grpc.aio.insecure_channel(verifier.address, options=options) as channel:
@@ -244,6 +246,7 @@ async def fleet(
                     asking.draft_tokens,
                     heeds_hints=asking.heeds_hints,
                     fixed=asking.fixed,
+                    lengths=learnt.get(n),
                 ),
                 asking.deadline_ms,
                 ahead=asking.ahead,
@@ -264,6 +267,7 @@ async def fleet(
             cpu, took = time.process_time() - cpu, time.monotonic() - began
             server = verifier.cpu_seconds() - server
             over.set()
+    learnt |= {n: device.lengths for n, device in enumerate(devices)}
     gaps = [gap / count for tally in tallies for gap, count in tally.gaps for _ in range(count)]
     rounds = sum(tally.rounds for tally in tallies)
     return Outcome(

@@ -14,24 +14,31 @@ from sled_bench.devices import DeviceTiming
 from sled_bench.held_process import Case, HeldVerifier, ServerPolicy, held_verifier
 from sled_bench.models import DRAFTER, TARGET
 from sled_bench.trace import DRAFT_TOKENS, Text, read
+from sled_speculation.draft_length_policy import DraftLengthPolicy
 
 PI4 = DeviceTiming("pi4", 0.200, 0.050)
 FLEET = (DeviceTiming("pi5", 0.060, 0.050), DeviceTiming("orin-nano", 0.022, 0.050))
 """Assumed: a 0.5B model in 4 bits at 5, 16 and 45 tokens a second, 50 ms from the server and back."""
-SIZES = (4, 8, 12)
+SIZES = (4, 8, 16, 24)
 TURNS = 2
 """Windows of each way and size, in mirrored order: a machine that turns slower does so for all."""
 STATIC_BATCH = 8
 FIXED_TOKENS = 4
 """Draft tokens of a device that does not choose, as in the simulation."""
-RATES = (4.0, 3.0)
-"""Output tokens a second that a device must get on average: reading pace, and somewhat less."""
+RATES = (4.0, 3.0, 2.0)
+"""Output tokens a second that a device must get on average: reading pace, and somewhat less. Machines of two cores differ by a
+factor of two, and one that decodes three tokens a second without drafts carries nobody at four.
+"""
 TOKEN_P95_SECONDS = 1.0
 PATIENT_MS = 20_000
 DEADLINE_MS = 1_000
 """Where deadlines are met: what a token may take."""
 WARM_SECONDS, SECONDS = 5.0, 11.0
 TEXT_TOKENS = 128
+
+
+Learnt = dict[str, dict[int, DraftLengthPolicy]]
+"""By way of serving and number of the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,13 @@ async def curves(quick: bool) -> list[dict[str, Any]]:
     ways = (CENTRAL, STATIC, SLED) if quick else (CENTRAL, SLED, STATIC, DYNAMIC, DEADLINES)
     rows: list[dict[str, Any]] = []
     texts = read(trace).texts
+    learnt: Learnt = {}
     async with held_verifier(Case("capacity", "vllm", TARGET), trace, max(sizes)) as verifier:
         for size in sizes:
             fleet = [FLEET[n % 2] for n in range(size)]
-            rows += await _rows(verifier, texts, ways, fleet, 1 if quick else TURNS)
+            rows += await _rows(verifier, texts, ways, fleet, learnt, 1 if quick else TURNS)
         if not quick:
-            for row in await _rows(verifier, texts, (CENTRAL, SLED), [PI4] * 4, TURNS):
+            for row in await _rows(verifier, texts, (CENTRAL, SLED), [PI4] * 4, {}, TURNS):
                 rows.append({**row, "policy": f"{row['policy']}, pi4 only"})
     return rows
 
@@ -86,13 +94,14 @@ async def _rows(
     texts: Sequence[Text],
     ways: Sequence[Serving],
     fleet: Sequence[DeviceTiming],
+    learnt: Learnt,
     turns: int,
 ) -> list[dict[str, Any]]:
     """One row for each way: the means of its windows."""
     found: list[dict[str, Any]] = []
     for turn in range(turns):
         for way in ways if turn % 2 == 0 else reversed(ways):
-            found.append(await _row(verifier, texts, way, fleet))
+            found.append(await _row(verifier, texts, way, fleet, learnt.setdefault(way.name, {})))
     return [_mean([row for row in found if row["policy"] == way.name]) for way in ways]
 
 
@@ -104,10 +113,14 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 async def _row(
-    verifier: HeldVerifier, texts: Sequence[Text], way: Serving, timings: Sequence[DeviceTiming]
+    verifier: HeldVerifier,
+    texts: Sequence[Text],
+    way: Serving,
+    timings: Sequence[DeviceTiming],
+    learnt: dict[int, DraftLengthPolicy],
 ) -> dict[str, Any]:
     await verifier.use(way.policy)
-    done = await live.fleet(verifier, texts, timings, way.asking, WARM_SECONDS, SECONDS)
+    done = await live.fleet(verifier, texts, timings, way.asking, learnt, WARM_SECONDS, SECONDS)
     row = {
         "policy": way.name,
         "devices": len(timings),

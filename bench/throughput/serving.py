@@ -40,8 +40,8 @@ def turns_at(load: int, *, quick: bool) -> list[Arm]:
 
 
 def fixed_turns(load: int, most_step_tokens: int, *, quick: bool) -> Iterator[Arm]:
-    """The fixed lengths that fit a step, each beside a window without drafts; oftener where steps are short."""
-    for number, arm in enumerate(FIXED * (1 if quick or load > 16 else 3)):
+    """The fixed lengths that fit a step, each beside a window without drafts."""
+    for number, arm in enumerate(FIXED * (1 if quick else 3)):
         if number % 2 == 0:
             yield PLAIN
         if load * (arm.draft_tokens + 1) <= most_step_tokens:

@@ -18,7 +18,8 @@ from sled_edge.generation import Delta, GenerationError, GenerationRequest
 from sled_edge.link import CANNOT_GUIDE, Link, Target
 from sled_edge.log import fields
 from sled_edge.offline import OfflineSwitch, OfflineTiming, serves_alone, serves_now
-from sled_edge.rounds import Generation, RoundContext
+from sled_edge.outgoing import RoundContext
+from sled_edge.rounds import Generation
 from sled_edge.seats import Seats, SeatsTaken
 from sled_edge.session import Session, StopRules
 from sled_protocol.limits import MAX_PROMPT_TOKENS

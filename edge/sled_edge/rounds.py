@@ -9,16 +9,14 @@ import copy
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 from sled_edge.ahead import AheadRecord, DraftAhead
 from sled_edge.config import DraftingMode
-from sled_edge.draft_worker import DraftFailed, DraftWorker
+from sled_edge.draft_worker import DraftFailed
 from sled_edge.drafter.base import Proposal
 from sled_edge.generation import Delta, FinishReason, GenerationError, RoundStats
 from sled_edge.link import (
-    Link,
     LinkError,
     RoundDraft,
     RoundVerdict,
@@ -27,29 +25,16 @@ from sled_edge.link import (
 )
 from sled_edge.log import fields
 from sled_edge.offline import OfflineSwitch
-from sled_edge.session import Session, StopRules, greedy_twin, guess_twin
+from sled_edge.outgoing import NO_DRAFT, Outgoing, RoundContext, Sendable
+from sled_edge.session import Session, greedy_twin, guess_twin
 from sled_speculation.acceptance import Judgement
-from sled_speculation.draft_length_policy import RUN_TOKENS, DraftLengthPolicy
+from sled_speculation.draft_length_policy import DraftLengthPolicy
 
 log = logging.getLogger(__name__)
 
 ALONE_TOKENS = 4
 """Tokens that the draft model writes alone before it looks for the verifier again."""
 MAX_DRAFT_FAILURES = 3
-_NO_DRAFT = Proposal(())
-_Sendable = tuple[Proposal, RoundDraft]
-"""What the drafter proposed, as far as it is sent, and the round with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundContext:
-    """What all generations of a device share."""
-
-    link: Link
-    worker: DraftWorker
-    mode: DraftingMode
-    rules: Callable[[], StopRules]
-    draft_ahead: bool
 
 
 class Generation:
@@ -66,11 +51,11 @@ class Generation:
         self._session = session
         self._context = context
         self._switch = switch
-        self._hint: int | None = None
+        self._outgoing = Outgoing(session, context)
         self._goes_on = False
         self._ahead: DraftAhead | None = None
-        self._offered: _Sendable | None = None
-        self._following: _Sendable | None = None
+        self._offered: Sendable | None = None
+        self._following: Sendable | None = None
         self._ahead_record = AheadRecord()
         self._draft_failures = 0
         point_mass = context.mode is DraftingMode.POINT_MASS
@@ -126,69 +111,37 @@ class Generation:
         stats = _stats(draft, verdict, waited_seconds)
         return Delta(commit.tokens, round=stats, finish=commit.finish)
 
-    async def _next_round(self) -> _Sendable:
+    async def _next_round(self) -> Sendable:
         """What to ask next; the verifier may have it already."""
         following, self._following = self._following, None
         if following is not None:
             return following
-        session = self._session
         proposal = await self._next_draft()
-        room = session.draft_room(self._context.rules())
-        return proposal, self._asked(proposal, session.committed_length, session.prefix_hash, room)
-
-    def _asked(
-        self, proposal: Proposal, committed_length: int, prefix_hash: int, room_tokens: int
-    ) -> RoundDraft:
-        plain = 0 if proposal.tokens else self.lengths.plain_tokens
-        return RoundDraft(
-            committed_length,
-            prefix_hash,
-            proposal.tokens,
-            proposal.distributions,
-            proposal.draft_seconds,
-            () if proposal.distributions else tuple(proposal.confidences),
-            min(plain or RUN_TOKENS, room_tokens + 1),
-            plain > 0,
-        )
+        return proposal, self._outgoing.now(proposal, self.lengths.plain_tokens)
 
     async def _next_draft(self) -> Proposal:
         """This round's draft: the one made ahead if it fits, else a new one; none where the verifier goes on by itself."""
         if self._goes_on:
-            return _NO_DRAFT
+            return NO_DRAFT
         ahead, self._ahead = self._ahead, None
         if ahead is None:
-            return _NO_DRAFT if self._starts_plain() else await self._draft()
+            return NO_DRAFT if self._starts_plain() else await self._draft()
         try:
             kept = await ahead.take()
         except DraftFailed as error:
             self._note_failure(error)
-            return _NO_DRAFT
+            return NO_DRAFT
         self._ahead_record.observe(kept is not None)
         if kept is None or not kept.tokens:
             return await self._draft()
-        rules = self._context.rules()
-        keep = min(self._session.draft_room(rules), self._session.trim_draft(kept.tokens, rules))
-        bound = self._bound()
         # The verdict may have asked for less since.
-        return self._sendable(kept, keep if bound is None else min(keep, bound))
+        return self._outgoing.within(kept, self._session.draft_room(self._context.rules()))
 
     def _offer(self, draft: RoundDraft, follows_token: int, proposal: Proposal) -> None:
         """Send what was drafted ahead of the verdict on `draft`, unless the text ends there."""
-        session, rules = self._session, self._context.rules()
-        base = (*draft.tokens, follows_token)
-        room = session.draft_room(rules) - len(base)
-        bound = self._bound()
-        keep = min(room, session.trim_draft(proposal.tokens, rules))
-        keep = keep if bound is None else min(keep, bound)
-        ends = not session.ignore_end_tokens and follows_token in rules.end_tokens
-        if keep <= 0 or ends:
-            return
-        sendable = self._sendable(proposal, keep)
-        following = self._asked(
-            sendable, session.committed_length + len(base), session.hash_after(base), room
-        )
-        if self._context.link.offer(session, following, follows_token):
-            self._offered = sendable, following
+        following = self._outgoing.after(draft, follows_token, proposal)
+        if following and self._context.link.offer(self._session, following[1], follows_token):
+            self._offered = following
 
     def _settle_offer(self, verdict: RoundVerdict) -> None:
         offered, self._offered = self._offered, None
@@ -203,10 +156,11 @@ class Generation:
 
     async def _draft(self) -> Proposal:
         """A new draft, ready to send: within all limits, nothing after an end token."""
-        session, rules = self._session, self._context.rules()
-        wanted = self.lengths.limit(self._bound(), session.draft_room(rules) + 1)
+        session = self._session
+        room = session.draft_room(self._context.rules())
+        wanted = self.lengths.limit(self._outgoing.bound, room + 1)
         if wanted <= 0 or self._draft_failures >= MAX_DRAFT_FAILURES:
-            return _NO_DRAFT
+            return NO_DRAFT
         try:
             proposal = await self._context.worker.propose(
                 session.sequence,
@@ -217,8 +171,8 @@ class Generation:
             )
         except DraftFailed as error:
             self._note_failure(error)
-            return _NO_DRAFT
-        return self._sendable(proposal, min(wanted, session.trim_draft(proposal.tokens, rules)))
+            return NO_DRAFT
+        return self._outgoing.within(proposal, wanted)
 
     def _begin_ahead(self, draft: RoundDraft) -> None:
         """Let the drafter work on the next round meanwhile, if that may be of use."""
@@ -230,7 +184,7 @@ class Generation:
             return
         # A policy of its own: the one of this round is still to learn from the verdict.
         lengths = copy.deepcopy(self.lengths)
-        limit = lengths.limit(self._bound(), wanted_tokens)
+        limit = lengths.limit(self._outgoing.bound, wanted_tokens)
         if limit > 0:
             self._ahead = DraftAhead(
                 context.worker,
@@ -273,32 +227,11 @@ class Generation:
         self._draft_failures += 1
         log.error("round without draft", extra=fields(reason="drafter_failed"), exc_info=error)
 
-    def _sendable(self, proposal: Proposal, keep: int) -> Proposal:
-        session = self._session
-        distributions = proposal.distributions[:keep]
-        if self._context.mode is not DraftingMode.REJECTION or session.sampling.greedy:
-            distributions = ()
-        return replace(
-            proposal,
-            tokens=proposal.tokens[:keep],
-            distributions=distributions,
-            confidences=proposal.confidences[:keep],
-        )
-
-    def _bound(self) -> int | None:
-        """The verifier's say on the draft length: its present hint within its fixed limit."""
-        target = self._context.link.state().target
-        if target is None:
-            return self._hint
-        if self._hint is None:
-            return target.max_draft_tokens
-        return min(self._hint, target.max_draft_tokens)
-
     def _learn(self, proposal: Proposal, verdict: RoundVerdict, waited_seconds: float) -> None:
         """The policy learns what a draft costs: neither time that was hidden behind a verdict nor the drafter's reading
         of the prompt, which was waited for but is not the draft's.
         """
-        self._hint = verdict.max_draft_tokens_hint
+        self._outgoing.hint = verdict.max_draft_tokens_hint
         served_seconds = verdict.queue_seconds + verdict.compute_seconds
         if self._goes_on:
             self.lengths.observe_run(served_seconds)

@@ -97,6 +97,7 @@ class LoadControl:
         self.book = AcceptanceBook()
         self._max = max_draft_tokens
         self._rounds_seen = 0
+        self._sizes: set[int] = set()
         self._steps_with_prompts = 0
         self._steps_with_drafts = 0
         self._steps_without_probe = 0
@@ -202,8 +203,13 @@ class LoadControl:
 
     def _learn(self, shape: StepShape, rounds: int, seconds: float) -> None:
         """A prompt's token costs less than a draft's, which needs logits and a verdict. Taken for one, it would make long drafts
-        look cheap; so steps with prompts teach only while there are no others.
+        look cheap; so steps with prompts teach only while there are no others. Nor does a step teach for which the engine had to
+        prepare itself first.
         """
+        new = shape.tokens not in self._sizes
+        self._sizes.add(shape.tokens)
+        if self.even and new:
+            return
         if rounds >= shape.sequences:
             self._steps_with_prompts = 0
         else:

@@ -47,6 +47,7 @@ class Ahead:
 class ReplayingDevice:
     """One device with one text at a time, from `texts`. With `most_tokens` 0 it only asks for tokens, and the server sends
     them without being asked again: no way back and forth lies between two of them. `fixed` drafts are all of that length.
+    `lengths` is what it has learnt of the draft length before, if anything.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ReplayingDevice:
         *,
         heeds_hints: bool = True,
         fixed: bool = False,
+        lengths: DraftLengthPolicy | None = None,
     ) -> None:
         self.timing = timing
         self._texts = texts
@@ -65,9 +67,7 @@ class ReplayingDevice:
         self._most = most_tokens
         self._heeds_hints = heeds_hints
         self._rng = random.Random(number)
-        self._lengths: DraftLengthPolicy = FixedDraftLength(most_tokens)
-        if not fixed:
-            self._lengths = DraftLengthController(DraftLengthSettings(max_tokens=most_tokens))
+        self.lengths = lengths or _policy(most_tokens, fixed=fixed)
         self._hint = most_tokens
         self._ahead = 0
         self._drafted_for = 0.0
@@ -95,12 +95,12 @@ class ReplayingDevice:
     @property
     def run_on(self) -> bool:
         """The device has chosen not to draft for so long."""
-        return not self._sent and self._lengths.plain_tokens > 0
+        return not self._sent and self.lengths.plain_tokens > 0
 
     @property
     def run_tokens(self) -> int:
         """Tokens that the server may write from this round on before it must ask."""
-        wanted = (0 if self._sent else self._lengths.plain_tokens) or RUN_TOKENS
+        wanted = (0 if self._sent else self.lengths.plain_tokens) or RUN_TOKENS
         return min(wanted, len(self.text.tokens) - self.written - 1)
 
     def draft(self) -> tuple[tuple[int, ...], float]:
@@ -143,11 +143,11 @@ class ReplayingDevice:
         """As much of the recorded draft as the device chooses to make."""
         text = self.text
         left = len(text.tokens) - at
-        wanted = self._lengths.limit(self._hint if self._heeds_hints else None, left)
+        wanted = self.lengths.limit(self._hint if self._heeds_hints else None, left)
         sure = text.confidences[at] if text.confidences else ()
         count = min(wanted, 1)
         while count < min(wanted, len(text.drafts[at])) and (
-            not sure or self._lengths.keep_drafting(sure[:count])
+            not sure or self.lengths.keep_drafting(sure[:count])
         ):
             count += 1
         return text.drafts[at][:count], tuple(sure[:count])
@@ -176,12 +176,12 @@ class ReplayingDevice:
         self.written = end
         self._hint = min(hint, self._most)
         if self._most and self._asks:
-            self._lengths.observe(
+            self.lengths.observe(
                 len(self._sent), accepted, self._drafted_for, away, self.sure, verified, waited
             )
             self._ahead = self._drafted_ahead(accepted, next_token, away)
         elif self._most:
-            self._lengths.observe_run(waited)
+            self.lengths.observe_run(waited)
         if goes_on:
             self._sent = self.sure = ()
             self._ahead, self._asks = 0, False
@@ -198,3 +198,9 @@ class ReplayingDevice:
 
     def _varied(self, seconds: float) -> float:
         return seconds * (1 + self.timing.jitter * (2 * self._rng.random() - 1))
+
+
+def _policy(most_tokens: int, *, fixed: bool) -> DraftLengthPolicy:
+    if fixed:
+        return FixedDraftLength(most_tokens)
+    return DraftLengthController(DraftLengthSettings(max_tokens=most_tokens))

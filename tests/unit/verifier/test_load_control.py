@@ -378,3 +378,20 @@ def test_where_every_step_has_prompts_they_teach() -> None:
     for n in range(2 * MOST_UNLEARNT_STEPS):
         control.stepped(StepShape(10 + 10 * (n % 2), 3, 0), 1, 0.01 + 0.01 * (n % 2), 0.1 * n)
     assert control.steps.cost() is not None
+
+
+@pytest.mark.parametrize("even", [True, False])
+def test_a_step_for_which_the_engine_prepared_itself_teaches_nothing(even: bool) -> None:
+    control = LoadControl(8)
+    control.even = even
+    control.measured((StepShape(n, 8, 800), 0.1) for n in (8, 16, 40, 72))
+    for size in (18, 20, 22, 26, 28, 30):
+        control.stepped(StepShape(size, 8, 800), 8, 0.3, now=1.0)
+    cost = control.steps.cost()
+    assert cost is not None
+    assert (cost.seconds(StepShape(24, 8, 800)) < 0.12) is even
+    for _ in range(20):
+        control.stepped(StepShape(24, 8, 800), 8, 0.3, now=1.0)
+    cost = control.steps.cost()
+    assert cost is not None
+    assert cost.seconds(StepShape(24, 8, 800)) > 0.15
