@@ -6,6 +6,7 @@ verdict's own token is the one that the draft model expected. What is done by th
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ class ReplayingDevice:
             self._sent = self.sure = ()
             self._drafted_for = 0.0
             return (), self._varied(self.timing.round_trip_seconds)
-        self._sent, self.sure = self._chosen(self.written)
+        self._sent, self.sure = self._chosen(self.written, self.lengths)
         made = max(0, len(self._sent) - self._ahead)
         self._drafted_for = self._varied(made * self.timing.token_seconds)
         return self._sent, self._drafted_for + self._varied(self.timing.round_trip_seconds)
@@ -124,7 +125,8 @@ class ReplayingDevice:
         expected_at = self.written + len(self._sent)
         if not self._most or not self._asks or expected_at + 2 >= len(self.text.tokens):
             return None
-        tokens, sure = self._chosen(expected_at + 1)
+        # A policy of its own, as in the edge: the one of this round is still to learn from the verdict.
+        tokens, sure = self._chosen(expected_at + 1, copy.copy(self.lengths))
         if not tokens:
             return None
         drafted = self._varied((1 + len(tokens)) * self.timing.token_seconds)
@@ -139,15 +141,17 @@ class ReplayingDevice:
         self._sent, self.sure = ahead.tokens, ahead.sure
         self._drafted_for = 0.0
 
-    def _chosen(self, at: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    def _chosen(
+        self, at: int, lengths: DraftLengthPolicy
+    ) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """As much of the recorded draft as the device chooses to make."""
         text = self.text
         left = len(text.tokens) - at
-        wanted = self.lengths.limit(self._hint if self._heeds_hints else None, left)
+        wanted = lengths.limit(self._hint if self._heeds_hints else None, left)
         sure = text.confidences[at] if text.confidences else ()
         count = min(wanted, 1)
         while count < min(wanted, len(text.drafts[at])) and (
-            not sure or self.lengths.keep_drafting(sure[:count])
+            not sure or lengths.keep_drafting(sure[:count])
         ):
             count += 1
         return text.drafts[at][:count], tuple(sure[:count])

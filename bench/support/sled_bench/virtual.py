@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sled_bench.devices import DeviceTiming, ReplayingDevice
+from sled_bench.devices import Ahead, DeviceTiming, ReplayingDevice
 from sled_bench.trace import Text, Trace
 from sled_protocol.prefix import PrefixHash
 from sled_speculation.sampling import SamplingParams
@@ -149,6 +149,7 @@ class _Device:
     key: int = 0
     prefix: PrefixHash = field(default_factory=PrefixHash)
     request: DraftRequest | None = None
+    ahead: Ahead | None = None
     asked_at: float = 0.0
     token_gaps: list[tuple[float, int]] = field(default_factory=list)
     last_at: float = 0.0
@@ -328,6 +329,7 @@ class VirtualFleet:
             device.replay.run_on,
         )
         device.request = request
+        device.ahead = None if self._policy.fixed else device.replay.ahead()
         self._scheduler.submit(device.key, request, device.asked_at)
 
     def _take(self, device: _Device, verdict: RoundVerdict) -> None:
@@ -350,6 +352,12 @@ class VirtualFleet:
             device.asked_at = self.now
             self._arrived.append(device)
             return
+        ahead = device.ahead
+        if ahead is not None and self._holds_ahead(device, ahead, verdict):
+            device.replay.follow(ahead)
+            device.draft, device.asked_at = ahead.tokens, self.now
+            self._arrived.append(device)
+            return
         if device.replay.over:
             self._scheduler.close(device.key)
             del self._by_key[device.key]
@@ -357,3 +365,9 @@ class VirtualFleet:
             self._open(device)
         device.draft, pause = device.replay.draft()
         heapq.heappush(self._due, (self.now + pause, device.number))
+
+    def _holds_ahead(self, device: _Device, ahead: Ahead, verdict: RoundVerdict) -> bool:
+        """Whether the next draft was with the server before this verdict, and follows on it."""
+        in_time = device.asked_at + ahead.seconds <= self.now
+        follows = device.replay.written == ahead.at and verdict.next_token == ahead.follows_token
+        return in_time and follows
