@@ -19,7 +19,7 @@ from sled_protocol.confidence import pack_confidences
 from sled_protocol.prefix import PrefixHash
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_protocol.v1 import verifier_pb2_grpc as pb_grpc
-from sled_speculation.draft_length_policy import RUN_TOKENS, DraftLengthPolicy
+from sled_speculation.draft_length_policy import DraftLengthPolicy
 from sled_testkit.verifier_device import close_frame, hello_frame, open_frame
 
 MOST_SENDINGS = 20
@@ -30,15 +30,14 @@ LATE = pb.REFUSAL_REASON_DEADLINE_EXCEEDED
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What the devices do: the most tokens of a draft, whether each has so many, whether they heed the verifier's hints, by
-    when they want each round answered, and whether they send drafts ahead.
+    """What the devices do: the most tokens of a draft, whether each has so many, whether they heed the verifier's hints, and
+    by when they want each round answered.
     """
 
     draft_tokens: int
     fixed: bool
     heeds_hints: bool
     deadline_ms: int
-    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +71,15 @@ class LiveDevice:
     """One device with a stream of its own."""
 
     def __init__(
-        self, stub: Any, device_id: str, replay: ReplayingDevice, deadline_ms: int, *, ahead: bool
+        self, stub: Any, device_id: str, replay: ReplayingDevice, deadline_ms: int
     ) -> None:
         self._stub = stub
         self._deadline_ms = deadline_ms
-        self._sends_ahead = ahead
         self._call: Any = None
         self._id = device_id
         self._replay = replay
-        self.lengths = replay.lengths
         self._sequence = 0
         self._prefix = PrefixHash()
-        self._following = pb.Draft()
         self.tally = _Tally()
         self.began = asyncio.Event()
         """Set with the first verdict, which had to wait for the prompts of all."""
@@ -94,7 +90,8 @@ class LiveDevice:
         await self._call.write(hello_frame(self._id, draft_model="replayed"))
         await self._read()
         await self._open()
-        answered, goes_on, following = time.monotonic(), False, False
+        answered, goes_on = time.monotonic(), False
+        following: pb.Draft | None = None
         while not over.is_set():
             if self._replay.over:
                 await self._call.write(close_frame(self._sequence))
@@ -105,9 +102,9 @@ class LiveDevice:
             if goes_on:
                 asked = answered
                 verdict = await self._unasked()
-            elif following:
+            elif following is not None:
                 asked = answered
-                verdict, ahead = await self._answer(self._following)
+                verdict, ahead = await self._answer(following)
             else:
                 draft, pause = self._replay.draft()
                 await asyncio.sleep(pause)
@@ -129,16 +126,12 @@ class LiveDevice:
             self.tally.rounds += 1
             self.tally.verified += verdict.verified
             self.tally.gaps.append((now - answered, len(output)))
-            following = ahead is not None and not goes_on and self._holds(ahead, verdict)
-            if following and ahead is not None:
-                self._replay.follow(ahead)
-                self._following = self._message(ahead.tokens)
+            following = None
+            if ahead and not goes_on and self._replay.follow(ahead, verdict.next_token):
+                following = self._message(ahead.tokens)
                 self.tally.followed += 1
             answered = now
         self._call.cancel()
-
-    def _holds(self, ahead: Ahead, verdict: pb.Verdict) -> bool:
-        return self._replay.written == ahead.at and verdict.next_token == ahead.follows_token
 
     async def _open(self) -> None:
         self._sequence += 1
@@ -148,15 +141,27 @@ class LiveDevice:
         await self._read()
 
     def _message(self, draft: Sequence[int]) -> pb.Draft:
+        replay = self._replay
+        return self._draft(
+            replay.written,
+            self._prefix,
+            draft,
+            replay.sure,
+            run_tokens=replay.run_tokens,
+            run_on=replay.run_on,
+        )
+
+    def _draft(
+        self, at: int, prefix: PrefixHash, tokens: Sequence[int], sure: Sequence[float], **more: Any
+    ) -> pb.Draft:
         return pb.Draft(
             sequence=self._sequence,
-            committed_length=self._replay.written,
-            prefix_hash=self._prefix.value,
-            draft_tokens=draft,
+            committed_length=at,
+            prefix_hash=prefix.value,
+            draft_tokens=tokens,
             deadline_ms=self._deadline_ms,
-            draft_confidences=pack_confidences(self._replay.sure),
-            run_tokens=self._replay.run_tokens,
-            run_on=self._replay.run_on,
+            draft_confidences=pack_confidences(sure),
+            **more,
         )
 
     async def _round(self, draft: Sequence[int]) -> tuple[pb.Verdict, Ahead | None]:
@@ -178,7 +183,7 @@ class LiveDevice:
 
     async def _drafting_on(self) -> tuple[Ahead | None, pb.ServerFrame]:
         """Wait for an answer; send the next draft where it is made before."""
-        ahead = self._replay.ahead() if self._sends_ahead else None
+        ahead = self._replay.ahead()
         if ahead is None:
             return None, await self._read()
         reading = asyncio.ensure_future(self._read())
@@ -192,14 +197,12 @@ class LiveDevice:
         prefix = self._prefix.copy()
         # Where the device is wrong the draft is dropped, so only what is right needs the right hash.
         prefix.extend(self._replay.text.tokens[self._replay.written : ahead.at])
-        return pb.Draft(
-            sequence=self._sequence,
-            committed_length=ahead.at,
-            prefix_hash=prefix.value,
-            draft_tokens=ahead.tokens,
-            deadline_ms=self._deadline_ms,
-            draft_confidences=pack_confidences(ahead.sure),
-            run_tokens=min(RUN_TOKENS, len(self._replay.text.tokens) - ahead.at - 1),
+        return self._draft(
+            ahead.at,
+            prefix,
+            ahead.tokens,
+            ahead.sure,
+            run_tokens=ahead.run_tokens,
             follows_token=ahead.follows_token,
         )
 
@@ -235,23 +238,21 @@ async def fleet(
     options = (*CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
     async with grpc.aio.insecure_channel(verifier.address, options=options) as channel:
         stub = pb_grpc.VerifierStub(channel)
-        devices = [
-            LiveDevice(
-                stub,
-                f"{timing.name}-{n}",
-                ReplayingDevice(
-                    timing,
-                    texts,
-                    n,
-                    asking.draft_tokens,
-                    heeds_hints=asking.heeds_hints,
-                    fixed=asking.fixed,
-                    lengths=learnt.get(n),
-                ),
-                asking.deadline_ms,
-                ahead=asking.ahead,
+        replays = [
+            ReplayingDevice(
+                timing,
+                texts,
+                n,
+                asking.draft_tokens,
+                heeds_hints=asking.heeds_hints,
+                fixed=asking.fixed,
+                lengths=learnt.get(n),
             )
             for n, timing in enumerate(timings)
+        ]
+        devices = [
+            LiveDevice(stub, f"{replay.timing.name}-{n}", replay, asking.deadline_ms)
+            for n, replay in enumerate(replays)
         ]
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -267,7 +268,7 @@ async def fleet(
             cpu, took = time.process_time() - cpu, time.monotonic() - began
             server = verifier.cpu_seconds() - server
             over.set()
-    learnt |= {n: device.lengths for n, device in enumerate(devices)}
+    learnt |= {n: replay.lengths for n, replay in enumerate(replays)}
     gaps = [gap / count for tally in tallies for gap, count in tally.gaps for _ in range(count)]
     rounds = sum(tally.rounds for tally in tallies)
     return Outcome(

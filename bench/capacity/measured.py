@@ -54,8 +54,7 @@ class Serving:
     def asking(self) -> live.Asking:
         """What devices do there."""
         deadline = DEADLINE_MS if self.policy.meet_deadlines else PATIENT_MS
-        ahead = self.draft_tokens > 0 and not self.fixed
-        return live.Asking(self.draft_tokens, self.fixed, self.policy.trim, deadline, ahead)
+        return live.Asking(self.draft_tokens, self.fixed, self.policy.trim, deadline)
 
 
 PLAIN = ServerPolicy(trim=False, meet_deadlines=False)

@@ -197,11 +197,12 @@ class FakeLink:
     def _with_offer(self, sequence: int, verdict: RoundVerdict, draft: RoundDraft) -> RoundVerdict:
         offered = self._offered.pop(sequence, None)
         length = draft.committed_length + verdict.accepted + 1
-        if offered is None or offered[0].committed_length != length:
+        if offered is None:
             return verdict
-        if offered[1] != verdict.next_token:
+        following, follows_token = offered
+        if (following.committed_length, follows_token) != (length, verdict.next_token):
             return verdict
-        self._due[sequence] = offered[0]
+        self._due[sequence] = following
         return replace(verdict, follows=True)
 
     def _judge(self, view: SequenceView, draft: RoundDraft) -> RoundVerdict:

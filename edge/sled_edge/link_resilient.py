@@ -33,6 +33,7 @@ from sled_edge.link_frames import (
     verdict_problem,
 )
 from sled_edge.link_retry import OPENS_ANEW, Reaction, RetryBudget, reaction_to
+from sled_edge.link_runs import length_after
 from sled_edge.link_stream import Answer, AnswerLate, VerifierStream
 from sled_edge.link_transport import Dialer, StreamEnded
 from sled_edge.log import fields
@@ -158,8 +159,8 @@ class ResilientLink:
             self._leave(place)
             await self._pause(attempt.budget.reopen(), "internal", problem)
             return None
-        left = message.committed_length + message.accepted + 1
-        follows = not message.goes_on and stream.runs.expects(place.wire_id, left)
+        expected = stream.runs.expects(place.wire_id, length_after(message))
+        follows = expected and not message.goes_on
         return _verdict(message, attempt, limits, follows)
 
     async def _stream(self, attempt: _Attempt) -> VerifierStream:

@@ -24,18 +24,17 @@ class _Run:
     arrived: deque[tuple[Message, int]] = field(default_factory=deque)
 
 
-def _announced(message: Message) -> int | None:
-    """Committed length of the answer that this one announces."""
-    if isinstance(message, pb.Verdict) and message.goes_on:
-        return message.committed_length + message.accepted + 1
-    return None
+def length_after(verdict: pb.Verdict) -> int:
+    """Committed length once the verdict's output is committed."""
+    return verdict.committed_length + verdict.accepted + 1
 
 
-def _left(message: Message) -> tuple[int, int] | None:
-    """Committed length after a verdict, and the last token."""
-    if isinstance(message, pb.Verdict):
-        return message.committed_length + message.accepted + 1, message.next_token
-    return None
+def _announced(message: Message, offer: tuple[int, int] | None = None) -> int | None:
+    """Committed length of the answer that this one announces: the verifier goes on, or what was offered holds."""
+    if not isinstance(message, pb.Verdict):
+        return None
+    length = length_after(message)
+    return length if message.goes_on or offer == (length, message.next_token) else None
 
 
 class Runs:
@@ -56,10 +55,7 @@ class Runs:
 
     def begin(self, message: Message) -> None:
         """An answer that was waited for: a run begins, goes on or ends with it, or a draft that was offered holds."""
-        length = _announced(message)
-        offer = self._offers.pop(message.sequence, None)
-        if length is None and offer is not None and offer == _left(message):
-            length = offer[0]
+        length = _announced(message, self._offers.pop(message.sequence, None))
         if length is None:
             self.drop(message.sequence)
         else:

@@ -61,9 +61,8 @@ class Outgoing:
         session, rules = self._session, self._context.rules()
         base = (*draft.tokens, follows_token)
         room = session.draft_room(rules) - len(base)
-        ends = not session.ignore_end_tokens and follows_token in rules.end_tokens
         kept = self.within(proposal, room)
-        if ends or not kept.tokens:
+        if session.ends_in(base, rules) or not kept.tokens:
             return None
         length = session.committed_length + len(base)
         return kept, _round(kept, length, session.hash_after(base), room, 0)

@@ -54,7 +54,6 @@ class Generation:
         self._outgoing = Outgoing(session, context)
         self._goes_on = False
         self._ahead: DraftAhead | None = None
-        self._offered: Sendable | None = None
         self._following: Sendable | None = None
         self._ahead_record = AheadRecord()
         self._draft_failures = 0
@@ -102,7 +101,6 @@ class Generation:
         verdict = await self._context.link.verify(session, draft, patience)
         self._switch.verified()
         session.pin_model(verdict.model_name)
-        self._settle_offer(verdict)
         self._settle_ahead(draft, verdict)
         self._learn(proposal, verdict, waited_seconds)
         self._goes_on = verdict.goes_on
@@ -141,14 +139,7 @@ class Generation:
         """Send what was drafted ahead of the verdict on `draft`, unless the text ends there."""
         following = self._outgoing.after(draft, follows_token, proposal)
         if following and self._context.link.offer(self._session, following[1], follows_token):
-            self._offered = following
-
-    def _settle_offer(self, verdict: RoundVerdict) -> None:
-        offered, self._offered = self._offered, None
-        if verdict.follows and offered is not None:
-            self._following = offered
-            self._ahead = None
-            self._ahead_record.observe(True)
+            self._following = following
 
     def _starts_plain(self) -> bool:
         """A draft model has the prompt to read first: it does so while the verifier reads it too."""
@@ -179,7 +170,7 @@ class Generation:
         context, session = self._context, self._session
         rules = context.rules()
         wanted_tokens = session.draft_room(rules) - len(draft.tokens)
-        ends = session.trim_draft((*draft.tokens, -1), rules) <= len(draft.tokens)
+        ends = session.ends_in(draft.tokens, rules)
         if ends or wanted_tokens < 2 or not self._ahead_pays():
             return
         # A policy of its own: the one of this round is still to learn from the verdict.
@@ -209,16 +200,21 @@ class Generation:
         return context.draft_ahead and not context.worker.wanted and self._ahead_record.worth()
 
     def _settle_ahead(self, draft: RoundDraft, verdict: RoundVerdict) -> None:
+        if not verdict.follows:
+            self._following = None
         if self._ahead is None:
             return
-        if verdict.accepted == len(draft.tokens):
+        if self._following is not None:
+            self._ahead = None
+            self._ahead_record.observe(True)
+        elif verdict.accepted == len(draft.tokens):
             self._ahead.settle(verdict.next_token)
         else:
             self._ahead_record.observe(False)
             self._drop_ahead()
 
     def _drop_ahead(self) -> None:
-        self._offered = self._following = None
+        self._following = None
         if self._ahead is not None:
             self._ahead.abandon()
             self._ahead = None

@@ -90,6 +90,10 @@ class Session:
                     return index + 1
         return len(tokens)
 
+    def ends_in(self, tokens: Sequence[int], rules: StopRules) -> bool:
+        """Whether the text would end with one of these."""
+        return not self.ignore_end_tokens and not rules.end_tokens.isdisjoint(tokens)
+
     def finished(self, rules: StopRules) -> FinishReason | None:
         """Why not even one more token may be generated, if so."""
         if self.committed_length >= self.max_tokens:

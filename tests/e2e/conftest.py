@@ -91,7 +91,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add to a failure how the site stands, which is gone before anybody can look."""
     report = yield
-    site = getattr(item, "funcargs", {}).get("bare") or getattr(item, "funcargs", {}).get("site")
+    site = getattr(item, "funcargs", {}).get("bare")
     if report.failed and isinstance(site, Site):
         try:
             report.sections.append(("the site", describe(site)))

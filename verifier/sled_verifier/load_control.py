@@ -27,6 +27,7 @@ from sled_speculation.trimming import (
     trim,
 )
 from sled_verifier.acceptance_book import AcceptanceBook
+from sled_verifier.engine.base import EngineInfo
 from sled_verifier.rounds import DraftRequest, OpenRequest, RoundVerdict
 
 MEMORY = 0.98
@@ -90,9 +91,9 @@ class LoadControl:
     def __init__(self, max_draft_tokens: int, settings: LoadSettings | None = None) -> None:
         self.settings = settings or LoadSettings()
         self.rectangular = False
-        """See `EngineInfo.rectangular`; set by the backend."""
+        """See `EngineInfo.rectangular`."""
         self.even = False
-        """See `EngineInfo.even_steps`, likewise."""
+        """See `EngineInfo.even_steps`."""
         self.steps = StepCostEstimate()
         self.book = AcceptanceBook()
         self._max = max_draft_tokens
@@ -111,6 +112,10 @@ class LoadControl:
         self._plain: dict[int, int] = {}
 
     # ---- what the backend tells
+
+    def serves(self, info: EngineInfo) -> None:
+        """What kind of engine the steps run on."""
+        self.rectangular, self.even = info.rectangular, info.even_steps
 
     def measured(self, samples: Iterable[tuple[StepShape, float]]) -> None:
         """Steps that were run at the start to learn what they cost."""
@@ -206,9 +211,8 @@ class LoadControl:
         look cheap; so steps with prompts teach only while there are no others. Nor does a step teach for which the engine had to
         prepare itself first.
         """
-        new = shape.tokens not in self._sizes
-        self._sizes.add(shape.tokens)
-        if self.even and new:
+        if self.even and shape.tokens not in self._sizes:
+            self._sizes.add(shape.tokens)
             return
         if rounds >= shape.sequences:
             self._steps_with_prompts = 0

@@ -55,7 +55,7 @@ class Scheduler:
         self.info = info
         self.limits = limits
         self.control = control or LoadControl(limits.max_draft_tokens)
-        self.control.rectangular = info.rectangular
+        self.control.serves(info)
         self.residency = Residency(
             info.slots, policy or SlotPolicy(), self._occupancy, neighbours=info.rectangular
         )

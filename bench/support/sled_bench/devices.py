@@ -34,14 +34,15 @@ class DeviceTiming:
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """A draft that counts on the whole one before it and on `follows_token`. `at` is how much will be written by then; it is with
-    the server `seconds` after the draft before it.
+    """A draft that counts on the whole one before it and on `follows_token`. `at` is how much will be written by then, and
+    `run_tokens` may be written from there on; it is with the server `seconds` after the draft before it.
     """
 
     at: int
     follows_token: int
     tokens: tuple[int, ...]
     sure: tuple[float, ...]
+    run_tokens: int
     seconds: float
 
 
@@ -67,6 +68,7 @@ class ReplayingDevice:
         self.text_number = number % len(texts)
         self._most = most_tokens
         self._heeds_hints = heeds_hints
+        self._fixed = fixed
         self._rng = random.Random(number)
         self.lengths = lengths or _policy(most_tokens, fixed=fixed)
         self._hint = most_tokens
@@ -102,7 +104,10 @@ class ReplayingDevice:
     def run_tokens(self) -> int:
         """Tokens that the server may write from this round on before it must ask."""
         wanted = (0 if self._sent else self.lengths.plain_tokens) or RUN_TOKENS
-        return min(wanted, len(self.text.tokens) - self.written - 1)
+        return self._at_most(wanted, self.written)
+
+    def _at_most(self, tokens: int, at: int) -> int:
+        return min(tokens, len(self.text.tokens) - at - 1)
 
     def draft(self) -> tuple[tuple[int, ...], float]:
         """The next draft, and the seconds until the server has it."""
@@ -121,25 +126,35 @@ class ReplayingDevice:
         return self._sent, self._drafted_for + self._varied(self.timing.round_trip_seconds)
 
     def ahead(self) -> Ahead | None:
-        """What it drafts while the server has this draft, where that leads anywhere."""
+        """What it drafts while the server has this draft, where that leads anywhere; a device with a fixed length waits."""
         expected_at = self.written + len(self._sent)
-        if not self._most or not self._asks or expected_at + 2 >= len(self.text.tokens):
+        if (
+            self._fixed
+            or not self._most
+            or not self._asks
+            or expected_at + 2 >= len(self.text.tokens)
+        ):
             return None
         # A policy of its own, as in the edge: the one of this round is still to learn from the verdict.
-        tokens, sure = self._chosen(expected_at + 1, copy.copy(self.lengths))
+        at = expected_at + 1
+        tokens, sure = self._chosen(at, copy.copy(self.lengths))
         if not tokens:
             return None
         drafted = self._varied((1 + len(tokens)) * self.timing.token_seconds)
         # Behind a draft that was sent ahead itself lies the way of the verdict before it, and its own.
         way = self._varied(self.timing.round_trip_seconds) if self._follows else 0.0
         expected = self.text.drafts[expected_at][0]
-        return Ahead(expected_at + 1, expected, tokens, sure, way + drafted)
+        run_tokens = self._at_most(RUN_TOKENS, at)
+        return Ahead(at, expected, tokens, sure, run_tokens, way + drafted)
 
-    def follow(self, ahead: Ahead) -> None:
-        """The draft that was sent ahead is the one that the server has now."""
+    def follow(self, ahead: Ahead, next_token: int) -> bool:
+        """Whether the draft that was sent ahead follows on what is written, and is the one that the server has now."""
+        if self.written != ahead.at or next_token != ahead.follows_token:
+            return False
         self._asks = self._follows = True
         self._sent, self.sure = ahead.tokens, ahead.sure
         self._drafted_for = 0.0
+        return True
 
     def _chosen(
         self, at: int, lengths: DraftLengthPolicy

@@ -329,7 +329,7 @@ class VirtualFleet:
             device.replay.run_on,
         )
         device.request = request
-        device.ahead = None if self._policy.fixed else device.replay.ahead()
+        device.ahead = device.replay.ahead()
         self._scheduler.submit(device.key, request, device.asked_at)
 
     def _take(self, device: _Device, verdict: RoundVerdict) -> None:
@@ -353,8 +353,8 @@ class VirtualFleet:
             self._arrived.append(device)
             return
         ahead = device.ahead
-        if ahead is not None and self._holds_ahead(device, ahead, verdict):
-            device.replay.follow(ahead)
+        in_time = ahead is not None and device.asked_at + ahead.seconds <= self.now
+        if ahead is not None and in_time and device.replay.follow(ahead, verdict.next_token):
             device.draft, device.asked_at = ahead.tokens, self.now
             self._arrived.append(device)
             return
@@ -365,9 +365,3 @@ class VirtualFleet:
             self._open(device)
         device.draft, pause = device.replay.draft()
         heapq.heappush(self._due, (self.now + pause, device.number))
-
-    def _holds_ahead(self, device: _Device, ahead: Ahead, verdict: RoundVerdict) -> bool:
-        """Whether the next draft was with the server before this verdict, and follows on it."""
-        in_time = device.asked_at + ahead.seconds <= self.now
-        follows = device.replay.written == ahead.at and verdict.next_token == ahead.follows_token
-        return in_time and follows

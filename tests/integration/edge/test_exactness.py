@@ -13,10 +13,9 @@ from sled_edge.drafter.fake import FakeDrafter, sure_logits
 from sled_edge.drafter.ngram import NgramDrafter
 from sled_edge.fake_link import target_text
 from sled_edge.generation import FinishReason, GenerationRequest
-from sled_edge.link_transport import Dialer
 from sled_speculation.sampling import AcceptanceMode, SamplingParams
 from sled_testkit.edge import collect, fixed, running_loop, settings
-from sled_testkit.edge_faults import CuttingDialer
+from sled_testkit.edge_faults import CuttingDialer, cutting
 from sled_testkit.edge_wire import until_no_sequences, wire_link
 from sled_testkit.verifier import running_verifier
 from sled_verifier.engine.fake import FakeEngine, ToyModel
@@ -118,17 +117,10 @@ async def test_a_stream_cut_at_any_frame_boundary(
     expected = target_text(MODEL.logits, PROMPT, 10, sampling)
     dialers: list[CuttingDialer] = []
 
-    def cutting(cuts: tuple[int, ...]) -> Callable[[Dialer], Dialer]:
-        def wrap(inner: Dialer) -> Dialer:
-            dialers.append(CuttingDialer(inner, cuts))
-            return dialers[-1]
-
-        return wrap
-
     async with running_verifier() as first, running_verifier() as second:
 
         async def run(*cuts: int) -> list[int]:
-            link = wire_link([first, second], wrap=cutting(cuts))
+            link = wire_link([first, second], wrap=cutting(dialers, *cuts))
             drafter = DRAFTERS["mostly"]()
             async with running_loop(link, drafter, settings(mode=mode), fixed(3)) as loop:
                 return (await collect(loop, GenerationRequest(PROMPT, 10, sampling))).tokens

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -12,12 +11,11 @@ from sled_edge.config import DraftingMode
 from sled_edge.drafter.fake import FakeDrafter
 from sled_edge.fake_link import target_text
 from sled_edge.generation import GenerationRequest
-from sled_edge.link_transport import Dialer
 from sled_speculation.sampling import AcceptanceMode, SamplingParams
 from sled_testkit.edge import collect, fixed, running_loop, settings
-from sled_testkit.edge_faults import CuttingDialer
+from sled_testkit.edge_faults import CuttingDialer, cutting
 from sled_testkit.edge_wire import until_no_sequences, wire_link
-from sled_testkit.verifier import running_server, running_verifier
+from sled_testkit.verifier import running_server, running_verifier, total
 from sled_verifier.engine.fake import FakeEngine, ToyModel
 from sled_verifier.server import VerifierServer
 
@@ -33,10 +31,8 @@ def slow() -> FakeEngine:
     return FakeEngine(model=MODEL, before_step=lambda _items: time.sleep(0.01))
 
 
-def kept(server: VerifierServer) -> float:
-    labels = {"model_name": server.service.backend.info.model_name, "outcome": "kept"}
-    registry = server.service.metrics.registry
-    return registry.get_sample_value("sled_ahead_drafts_total", labels) or 0.0
+def kept(server: VerifierServer) -> int:
+    return total(server, "sled_ahead_drafts", outcome="kept")
 
 
 @pytest.mark.parametrize("accuracy", [1.0, 0.8])
@@ -84,20 +80,13 @@ async def test_a_stream_cut_at_any_frame_boundary(
     expected = target_text(MODEL.logits, PROMPT, 16, sampling)
     dialers: list[CuttingDialer] = []
 
-    def cutting(cuts: tuple[int, ...]) -> Callable[[Dialer], Dialer]:
-        def wrap(inner: Dialer) -> Dialer:
-            dialers.append(CuttingDialer(inner, cuts))
-            return dialers[-1]
-
-        return wrap
-
     async with (
         running_verifier(engine=slow()) as first,
         running_verifier(engine=slow()) as second,
     ):
 
         async def run(*cuts: int) -> list[int]:
-            link = wire_link([first, second], wrap=cutting(cuts))
+            link = wire_link([first, second], wrap=cutting(dialers, *cuts))
             drafter = FakeDrafter(MODEL.logits, accuracy=0.9)
             ahead = settings(mode=mode, draft_ahead=True)
             async with running_loop(link, drafter, ahead, fixed(3)) as loop:

@@ -12,7 +12,7 @@ import pytest
 
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_speculation.sampling import AcceptanceMode, SamplingParams
-from sled_testkit.verifier import running_server
+from sled_testkit.verifier import running_server, total
 from sled_testkit.verifier_device import Device, RefusedByVerifier, draft_frame, greeted
 from sled_testkit.verifier_faults import GatedEngine, until
 from sled_verifier.engine.fake import FakeEngine, ToyModel
@@ -42,14 +42,10 @@ async def held_round(
 
 def outcomes(server: VerifierServer) -> tuple[int, int]:
     """Drafts sent ahead that were kept, and dropped."""
-    registry, name = server.service.metrics.registry, server.service.backend.info.model_name
     kept, dropped = (
-        registry.get_sample_value(
-            "sled_ahead_drafts_total", {"model_name": name, "outcome": outcome}
-        )
-        for outcome in ("kept", "dropped")
+        total(server, "sled_ahead_drafts", outcome=outcome) for outcome in ("kept", "dropped")
     )
-    return int(kept or 0), int(dropped or 0)
+    return kept, dropped
 
 
 async def test_a_draft_that_holds_is_the_next_round_at_once() -> None:
@@ -167,6 +163,15 @@ async def test_what_the_verifier_has_gone_on_with_comes_before_a_late_draft() ->
         assert outcomes(server) == (0, 1)
 
 
+async def refused_after_a_verdict(device: Device) -> pb.Refused:
+    """The round that was held is answered in full, and what was sent ahead of it refused by its own length."""
+    assert (await device.answer(1)).verdict.accepted == 3
+    with pytest.raises(RefusedByVerifier) as refusal:
+        await device.answer(1)
+    assert refusal.value.refused.committed_length == 8
+    return refusal.value.refused
+
+
 async def test_one_that_holds_and_cannot_be_taken_is_refused_by_its_own_length() -> None:
     engine = GatedEngine(model=TARGET)
     async with running_server(engine=engine) as server, greeted(server.address) as device:
@@ -174,11 +179,8 @@ async def test_one_that_holds_and_cannot_be_taken_is_refused_by_its_own_length()
         await device.send(ahead_frame(RIGHT[:8], [100_000]))
         await asyncio.sleep(0.05)
         engine.gate.set()
-        assert (await device.answer(1)).verdict.accepted == 3
-        with pytest.raises(RefusedByVerifier) as refusal:
-            await device.answer(1)
-        assert refusal.value.reason == pb.REFUSAL_REASON_MALFORMED
-        assert refusal.value.refused.committed_length == 8
+        refused = await refused_after_a_verdict(device)
+        assert refused.reason == pb.REFUSAL_REASON_MALFORMED
         assert (await device.round(1, PROMPT, RIGHT[:8], RIGHT[8:10])).accepted == 2
 
 
@@ -191,11 +193,8 @@ async def test_a_drain_refuses_it_so_that_the_device_moves() -> None:
         draining = asyncio.create_task(server.drain("a newer version takes over"))
         await device.answer(0)
         engine.gate.set()
-        assert (await device.answer(1)).verdict.accepted == 3
-        with pytest.raises(RefusedByVerifier) as refusal:
-            await device.answer(1)
-        assert refusal.value.reason == pb.REFUSAL_REASON_DRAINING
-        assert refusal.value.refused.committed_length == 8
+        refused = await refused_after_a_verdict(device)
+        assert refused.reason == pb.REFUSAL_REASON_DRAINING
         await draining
 
 

@@ -10,7 +10,7 @@ import pytest
 from sled_protocol.limits import MAX_RUN_TOKENS
 from sled_protocol.v1 import verifier_pb2 as pb
 from sled_speculation.sampling import SamplingParams
-from sled_testkit.verifier import running_server
+from sled_testkit.verifier import running_server, total
 from sled_testkit.verifier_device import (
     Device,
     RefusedByVerifier,
@@ -178,7 +178,4 @@ async def test_a_drain_ends_a_run_with_its_next_token() -> None:
 
 
 def unasked(server: VerifierServer) -> int:
-    value = server.service.metrics.registry.get_sample_value(
-        "sled_unasked_rounds_total", {"model_name": server.service.backend.info.model_name}
-    )
-    return int(value or 0)
+    return total(server, "sled_unasked_rounds")

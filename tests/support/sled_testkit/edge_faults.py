@@ -34,6 +34,16 @@ class CuttingDialer:
         return due
 
 
+def cutting(made: list[CuttingDialer], *cuts: int) -> Callable[[Dialer], Dialer]:
+    """What puts a new dialer with these cuts, which is added to `made`, before another one."""
+
+    def wrap(inner: Dialer) -> Dialer:
+        made.append(CuttingDialer(inner, cuts))
+        return made[-1]
+
+    return wrap
+
+
 class _CutStream:
     def __init__(self, inner: FrameStream, owner: CuttingDialer) -> None:
         self._inner = inner

@@ -32,6 +32,14 @@ def verifier_config(**overrides: Any) -> VerifierConfig:
     return VerifierConfig.model_validate({**settings, **overrides})
 
 
+def total(server: VerifierServer, name: str, **labels: str) -> int:
+    """A counter of the server's metrics; 0 while it has total nothing."""
+    value = server.metrics.registry.get_sample_value(
+        f"{name}_total", {"model_name": server.service.backend.info.model_name, **labels}
+    )
+    return int(value or 0)
+
+
 @asynccontextmanager
 async def running_server(
     *, engine: Engine | None = None, policy: SlotPolicy | None = None, **overrides: Any

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from sled_protocol.v1 import verifier_pb2 as pb
-from sled_testkit.verifier import running_server
+from sled_testkit.verifier import running_server, total
 from sled_testkit.verifier_device import GreedyText, RefusedByVerifier, greeted
 from sled_testkit.verifier_faults import until
 from sled_verifier.engine.fake import FakeEngine, ToyModel
@@ -76,10 +76,7 @@ async def refusal_of(answer: Awaitable[Any]) -> pb.Refused:
 
 def counted(server: VerifierServer, reason: Reason) -> int:
     """Refusals of this reason in the metrics."""
-    value = server.metrics.registry.get_sample_value(
-        "sled_refusals_total", {"model_name": "toy", "reason": reason.label}
-    )
-    return int(value or 0)
+    return total(server, "sled_refusals", reason=reason.label)
 
 
 async def streams_left(server: VerifierServer, count: int) -> None:

@@ -39,7 +39,7 @@ class Roster:
         self.info = info
         self.limits = limits
         self.control = control or LoadControl(limits.max_draft_tokens)
-        self.control.even = info.even_steps
+        self.control.serves(info)
         self.seats = Seats(info.slots)
         self._sequences: dict[int, Sequence] = {}
         self._queue = RoundQueue(limits.max_queue)
