@@ -6,7 +6,7 @@ dry run; so does kubectl here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from sled_testkit.cluster import ControlPlane, KubectlFailed
 from sled_testkit.cluster_api import Object
 from sled_testkit.cluster_operator import OperatorProcess
 from sled_testkit.kstatus import CURRENT, IN_PROGRESS, Verdict
-from sled_testkit.sled_resources import APPS, SLED, because, ready, replicas, wait, wait_for
+from sled_testkit.sled_resources import APPS, SLED, because, ready, replicas, wait_for
 from sled_testkit.stats_stub import StubVerifiers
 
 MANAGERS = ("argocd-controller", "kustomize-controller")
@@ -74,6 +74,16 @@ def differences(plane: ControlPlane, documents: list[Object], manager: str) -> s
         return failed.stderr
 
 
+def serving(count: int) -> Callable[[Object | None], bool]:
+    """Whether a server has settled at this many replicas; until then every write shows in `differences`."""
+
+    def settled(found: Object | None) -> bool:
+        status = (found or {}).get("status", {})
+        return ready(found) and status["replicas"] == status["readyReplicas"] == count
+
+    return settled
+
+
 def verdict(plane: ControlPlane, kind: str, name: str) -> Verdict:
     (found,) = kstatus.judge([plane.api.get(f"{SLED}/{kind}/{name}")])
     return found
@@ -113,11 +123,11 @@ def operator(plane: ControlPlane) -> Iterator[OperatorProcess]:
 
 @pytest.fixture
 def fleet(plane: ControlPlane, verifiers: StubVerifiers, operator: OperatorProcess) -> ControlPlane:
-    """What Git holds is there and Ready."""
+    """What Git holds is there and Ready, and what an earlier test scaled up is down again."""
     verifiers.answer = lambda: pb.Stats(load=pb.Load(queue_depth=0))
     sync(plane, GIT)
-    for name in ("busy", "plain"):
-        wait_for(plane, "SLEDServer", name, ready)
+    wait_for(plane, "SLEDServer", "busy", serving(1))
+    wait_for(plane, "SLEDServer", "plain", ready)
     wait_for(plane, "EdgeDrafter", "fleet", ready)
     return plane
 
@@ -160,7 +170,7 @@ def test_a_repeated_sync_writes_nothing(fleet: ControlPlane, operator: OperatorP
 
 def test_autoscaling_is_no_difference(fleet: ControlPlane, verifiers: StubVerifiers) -> None:
     verifiers.answer = lambda: pb.Stats(load=pb.Load(queue_depth=35))
-    wait(fleet, f"{APPS}/statefulsets", "busy", lambda found: replicas(found) == 4)
+    wait_for(fleet, "SLEDServer", "busy", serving(4))
     for manager in MANAGERS:
         assert differences(fleet, GIT, manager) == ""
     sync(fleet, GIT)
@@ -170,15 +180,11 @@ def test_autoscaling_is_no_difference(fleet: ControlPlane, verifiers: StubVerifi
 def test_kubectl_scale_is_no_difference(fleet: ControlPlane) -> None:
     """Git says nothing of the replicas of `plain`, so they are left to whoever scales it."""
     fleet.kubectl("scale", "sled/plain", "--replicas=3")
-
-    def three(found: Object | None) -> bool:
-        return ready(found) and (found or {})["status"]["readyReplicas"] == 3
-
-    wait_for(fleet, "SLEDServer", "plain", three)
+    wait_for(fleet, "SLEDServer", "plain", serving(3))
     for manager in MANAGERS:
         sync(fleet, GIT, manager)
         assert differences(fleet, GIT, manager) == ""
-    wait_for(fleet, "SLEDServer", "plain", three)
+    wait_for(fleet, "SLEDServer", "plain", serving(3))
     assert verdict(fleet, "sledservers", "plain").status == CURRENT
 
 
