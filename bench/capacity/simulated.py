@@ -16,7 +16,7 @@ from sled_bench.surfaces import A100, Roofline
 from sled_bench.virtual import Outcome, Policy, VirtualFleet
 from sled_verifier.load_control import LoadSettings
 
-PLAIN = LoadSettings(trim=False, meet_deadlines=False)
+PLAIN = LoadSettings(trim=False, meet_deadlines=False, foretell=False)
 BATCH = 32
 """Sequences a step, of both servers, where a batch is bounded."""
 DRAFT_TOKENS = 4

@@ -14,7 +14,7 @@ from sled_bench.trace import DRAFT_TOKENS, read
 PLAIN = Arm("no drafts", 0)
 SLED = Arm("sled", DRAFT_TOKENS, heeds_hints=True)
 FIXED = tuple(Arm(f"fixed {length}", length) for length in (1, 2, 4, 8))
-OFF = ServerPolicy(trim=False, meet_deadlines=False)
+OFF = ServerPolicy(trim=False, meet_deadlines=False, foretell=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def rows(registry: CollectorRegistry) -> list[str]:
 def page() -> str:
     """The whole page."""
     verifier = Metrics("model")
-    idle = BackendStats(Load(), 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0)
+    idle = BackendStats(Load(), 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0, 0, 0)
     verifier.watch(lambda: idle, lambda: 0)
     verifier.watch_gpus(FakeGpus([GpuReading("", "", 0, 0, 0.0, 0.0)]))
     parts = [INTRODUCTION]

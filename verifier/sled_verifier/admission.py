@@ -53,7 +53,7 @@ def check_draft(session: Session, draft: DraftRequest, info: EngineInfo, limits:
             Reason.DRAFT_TOO_LONG,
             f"the draft has {draft_tokens} tokens; allowed: {limits.max_draft_tokens}",
         )
-    held = len(session.tokens)
+    held = session.told_length
     if held + draft_tokens >= info.context_tokens:
         raise Refusal(
             Reason.CONTEXT_FULL,

@@ -39,6 +39,7 @@ class BackendStats:
     prefill_tokens_total: int
     prefix_cached_tokens_total: int
     engine_failures_total: int
+    foretold_tokens_total: int
 
 
 class VerifierBackend(Protocol):

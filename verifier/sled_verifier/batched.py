@@ -137,10 +137,12 @@ class BatchedBackend:
     async def verify(self, key: int, draft: DraftRequest) -> RoundVerdict:
         """See `VerifierBackend.verify`."""
         self._check_alive()
-        answered = self._scheduler.submit(key, draft, self._clock())
-        if answered is not None:
-            return answered
+        answer = self._scheduler.submit(key, draft, self._clock())
+        if isinstance(answer, RoundVerdict):
+            return answer
         waiter = self._waiters.expect(key)
+        if answer is not None:
+            self._reply(answer)
         self._wake.set()
         self._expiry.arm_by(self._scheduler.deadline_of(key))
         return await self._waiters.verdict(key, waiter, self._scheduler.withdraw)
@@ -176,6 +178,7 @@ class BatchedBackend:
             prefill_tokens_total=self._prefill_tokens,
             prefix_cached_tokens_total=counters.prefix_cached_tokens,
             engine_failures_total=self._engine_failures,
+            foretold_tokens_total=self._scheduler.foretold_tokens,
         )
 
     async def tokenizer_gguf(self) -> bytes:

@@ -1,19 +1,31 @@
-"""Judging a draft against tokens that the target has chosen already. Pure; must not know sequences
-or vLLM.
+"""Foretold tokens: what the target has chosen of a sequence before the draft for it came. Pure; must not know steps.
 
-vLLM chooses one token as soon as a prefix is computed, before any draft has come. That token was
-drawn from the target's distribution without a look at the draft, so it is the target's next token
-whatever the draft says: the draft token at its place is accepted when it is the same, and is
-replaced by it otherwise. This leaves the target's distribution as it is in every mode, and the rest
-of the draft (which the device drew after the very same prefix) can be judged in the next step.
+While a device drafts, its sequence would sit out the steps that run for others. Instead each carries it along for one token:
+the target's own choice, made without a look at any draft. It cannot be in vain, for it is the next token of the text whatever
+the device says. A draft that comes then is held against the foretold tokens first: where it differs it is answered at once,
+without waiting for a step, and what agrees with all of them leaves only its rest to be verified. vLLM also chooses a token
+whenever it has computed a prefix.
+
+A draft token is thereby accepted when it equals the target's own choice, and is replaced by it otherwise. That leaves the
+target's distribution as it is in every mode; but rejection sampling accepts more of drafts that come with distributions, so
+the target runs ahead of those only where it cannot help it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sled_speculation.acceptance import Judgement
+from sled_speculation.sampling import AcceptanceMode
+from sled_verifier.engine.base import EngineInfo
+from sled_verifier.load_control import Candidate
+from sled_verifier.rounds import DraftRequest
+from sled_verifier.session import Session
+
+MOST_FORETOLD = 2
+"""Tokens that the target may be ahead of a device. A device that takes longer than so many steps to draft holds the sequence up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +48,25 @@ def settle(draft_tokens: Sequence[int], foretold: Sequence[int]) -> Settled | No
         if draft_tokens[index] != token:
             return Settled(Judgement(index, token, bonus=False), index + 1)
     return None
+
+
+def may_foretell(session: Session, info: EngineInfo) -> bool:
+    """Whether the target may choose one more token of a sequence whose device is drafting."""
+    sampling = session.sampling
+    return (
+        session.rhythm.answered_at is not None
+        and session.foretold < MOST_FORETOLD
+        and (sampling.greedy or sampling.mode is AcceptanceMode.MATCH)
+        # The penalty depends on what was said, which the device's draft would have to be judged by.
+        and sampling.repetition_penalty == 1
+        and session.tokens[-1] not in info.end_tokens
+        and len(session.tokens) + 1 < info.context_tokens
+    )
+
+
+def carried_along(session: Session) -> Candidate:
+    """Such a sequence as the load policy sees it: a round that nobody waits for. Its draft is what the last step had no room for,
+    where that is still right; the device will send it again.
+    """
+    draft = session.tail or DraftRequest(session.committed_length, None, ())
+    return Candidate(session.key, draft, session.sampling, session.cacheable_length, math.inf)

@@ -72,6 +72,8 @@ class LoadSettings:
     """Verify only draft tokens that pay, and tell devices the length that does."""
     meet_deadlines: bool = True
     """Verify fewer draft tokens when a step with all of them would outlast a deadline."""
+    foretell: bool = True
+    """Let steps carry along sequences whose device is drafting, see `foretold`."""
 
 
 @dataclass(frozen=True, slots=True)

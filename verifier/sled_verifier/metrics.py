@@ -205,6 +205,11 @@ class _LoadCollector(Collector):
                 stats.prefix_cached_tokens_total,
             ),
             ("sled_engine_failures", "Steps that failed.", stats.engine_failures_total),
+            (
+                "sled_foretold_tokens",
+                "Tokens that steps chose for sequences whose device was drafting.",
+                stats.foretold_tokens_total,
+            ),
         )
         for name, text, value in totals:
             counter = CounterMetricFamily(name, text, labels=("model_name",))

@@ -5,7 +5,7 @@ or any engine.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sled_protocol.distribution import DraftDistribution
 from sled_speculation.sampling import SamplingParams
@@ -60,6 +60,17 @@ class DraftRequest:
     """Whatever drafts would bring."""
     ahead: bool = False
     """It was sent before the verdict on the round before it, so its arrival says nothing of the device's pace."""
+
+    def beyond(self, tokens: int) -> DraftRequest:
+        """What is left of the draft behind so many of its tokens; the rest of the round is the same."""
+        if not tokens:
+            return self
+        return replace(
+            self,
+            draft_tokens=self.draft_tokens[tokens:],
+            distributions=self.distributions[tokens:],
+            confidences=self.confidences[tokens:],
+        )
 
 
 @dataclass(frozen=True, slots=True)

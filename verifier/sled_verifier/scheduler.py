@@ -16,6 +16,7 @@ from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
 from sled_verifier.batcher import Share, Work, plan_step
 from sled_verifier.engine.base import EngineInfo
+from sled_verifier.foretold import carried_along, may_foretell, settle
 from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.job import Job, JobFailure, JobItem, JobResult, Trial
 from sled_verifier.limits import Limits
@@ -64,6 +65,8 @@ class Scheduler:
         self._queue = RoundQueue(limits.max_queue)
         self._in_flight: dict[int, Round | None] = {}
         self._closing: dict[int, Session] = {}
+        self.foretold_tokens = 0
+        """Tokens that were foretold in steps of others, since the start."""
         self._next_key = 1
         self._last_round_at = float("-inf")
         self._step_tokens = 0
@@ -84,8 +87,9 @@ class Scheduler:
         self.control.opened(session.key, request)
         return Admission(session.key, self.residency.expect(session))
 
-    def submit(self, key: int, draft: DraftRequest, now: float) -> RoundVerdict | None:
-        """Queue one round; or its verdict at once when this very draft was answered before.
+    def submit(self, key: int, draft: DraftRequest, now: float) -> Outcome | RoundVerdict | None:
+        """Queue one round (None); or answer it at once: with an Outcome when the target's choice is known already, with the
+        old verdict when this very draft was answered before.
 
         Raises:
             Refusal: UNKNOWN_SEQUENCE, ROUND_IN_FLIGHT, STALE_PREFIX, QUEUE_FULL, and see
@@ -103,11 +107,13 @@ class Scheduler:
             return answered
         check_draft(session, draft, self.info, self.limits)
         seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
-        patient = draft.deadline_seconds is None
-        self._queue.add(Round(key, draft, now, now + seconds, patient), retry_after_ms=200)
+        waiting = Round(key, draft, now, now + seconds, draft.deadline_seconds is None)
         session.rhythm.heard(now, ahead=draft.ahead)
+        known = self._answer_foretold(session, waiting, 0.0, now)
+        if known is None:
+            self._queue.add(waiting, retry_after_ms=200)
         session.last_used = now
-        return None
+        return known
 
     def withdraw(self, key: int) -> None:
         """Nobody waits for this sequence's round any more; one that is running completes
@@ -149,6 +155,7 @@ class Scheduler:
         homeless = [self._due(key) for key in self._wanted() if not self._resident(key)]
         operations = self.residency.settle(homeless, self._sessions, now)
         works = [self._due(key) for key in self._wanted() if self._resident(key)]
+        works += self._carried(works, now)
         decoding = now - self._last_round_at < DECODING_SECONDS
         plan = plan_step(self._trimmed(works, now), self._budget, decoding=decoding)
         for key, why in plan.held:
@@ -254,8 +261,24 @@ class Scheduler:
         if waiting is None:
             deadline = session.opened_at + self.limits.default_deadline_seconds
             return Work(key, backlog, 0, session.opened_at, deadline, session.weight)
-        tokens = len(waiting.draft.draft_tokens) + 1
+        tokens = len(waiting.draft.beyond(session.foretold).draft_tokens) + 1
         return Work(key, backlog, tokens, waiting.arrived, waiting.deadline, session.weight)
+
+    def _carried(self, works: Sequence[Work], now: float) -> list[Work]:
+        """Sequences whose devices draft: the step takes them along for one token each, where it has a round and room."""
+        rounds = sum(work.round_tokens > 0 for work in works)
+        if not rounds or not self.control.settings.foretell or self.info.rectangular:
+            return []
+        deadline = now + self.limits.default_deadline_seconds
+        carried = [
+            Work(key, 0, 1 + _drafted(carried_along(session)), now, deadline, session.weight)
+            for key, session in self._sessions.items()
+            if may_foretell(session, self.info)
+            and key not in self._queue
+            and self._resident(key)
+            and not self.residency.backlog(session)
+        ]
+        return carried[: max(0, self._budget.step_tokens - rounds) // 2]
 
     def _trimmed(self, works: Sequence[Work], now: float) -> list[Work]:
         """The works with as many draft tokens in their rounds as are to be verified."""
@@ -282,9 +305,10 @@ class Scheduler:
     def _candidate(self, work: Work) -> Candidate:
         session, waiting = self._sessions[work.key], self._queue.get(work.key)
         if waiting is None:
-            raise LookupError(f"sequence {work.key} has no round")
+            return carried_along(session)
+        rest = waiting.draft.beyond(session.foretold)
         context = session.cacheable_length
-        return Candidate(work.key, waiting.draft, session.sampling, context, work.deadline)
+        return Candidate(work.key, rest, session.sampling, context, work.deadline)
 
     def _item(self, share: Share) -> JobItem:
         session = self._sessions[share.key]
@@ -295,12 +319,15 @@ class Scheduler:
         tokens = tuple(session.tokens[start : start + share.backlog_tokens])
         waiting = self._queue.take(share.key) if share.round_tokens else None
         self._in_flight[share.key] = waiting
-        if waiting is None:
+        if not share.round_tokens:
             return JobItem(share.key, slot, start, tokens, None)
-        waiting.attempts += 1
+        if waiting is None:
+            rest = carried_along(session).draft
+        else:
+            waiting.attempts += 1
+            rest = waiting.draft.beyond(session.foretold)
         verified = share.round_tokens - 1
-        draft_tokens = waiting.draft.draft_tokens[:verified]
-        distributions = waiting.draft.distributions[:verified]
+        draft_tokens, distributions = rest.draft_tokens[:verified], rest.distributions[:verified]
         position = len(session.tokens)
         trial = Trial(draft_tokens, distributions, session.sampling, session.seen, position)
         fed = (*tokens, session.tokens[-1], *draft_tokens)
@@ -311,28 +338,75 @@ class Scheduler:
     ) -> Outcome | None:
         session = self._sessions.get(item.key) or self._closing[item.key]
         waiting = self._in_flight[item.key]
-        if waiting is None or judgement is None or item.trial is None:
+        if judgement is None or item.trial is None:
             self._advance_prefix(session, item.start + len(item.tokens), now)
             return None
+        if waiting is None:
+            return self._foretell(session, item.trial, judgement, result.step_seconds, now)
         self._last_round_at = now
         if isinstance(judgement, str):
             self.residency.advance(session, session.cacheable_length, now, served=True)
             return Outcome(item.key, waiting.draft, Refusal(Reason.INTERNAL, judgement, 500))
+        told = session.foretold
+        whole = Judgement(told + judgement.accepted, judgement.next_token, judgement.bonus)
+        verified = told + len(item.trial.draft_tokens)
+        outcome = self._answer(session, waiting, whole, verified, result.step_seconds, now)
+        self.residency.advance(session, session.cacheable_length, now, served=True)
+        return outcome
+
+    def _foretell(
+        self,
+        session: Session,
+        trial: Trial,
+        judgement: Judgement | str,
+        seconds: float,
+        now: float,
+    ) -> Outcome | None:
+        """A step carried the sequence along; its draft may have come meanwhile."""
+        if isinstance(judgement, Judgement):
+            session.foretell((*trial.draft_tokens[: judgement.accepted], judgement.next_token))
+            self.foretold_tokens += judgement.accepted + 1
+        self.residency.advance(session, session.cacheable_length, now, served=False)
+        waiting = self._queue.get(session.key)
+        if waiting is None:
+            return None
+        known = self._answer_foretold(session, waiting, seconds, now)
+        if known is not None:
+            self._queue.take(session.key)
+        return known
+
+    def _answer_foretold(
+        self, session: Session, waiting: Round, seconds: float, now: float
+    ) -> Outcome | None:
+        draft_tokens = waiting.draft.draft_tokens
+        settled = settle(draft_tokens, session.untold())
+        if settled is None:
+            return None
+        return self._answer(session, waiting, settled.judgement, len(draft_tokens), seconds, now)
+
+    def _answer(
+        self,
+        session: Session,
+        waiting: Round,
+        judgement: Judgement,
+        verified: int,
+        seconds: float,
+        now: float,
+    ) -> Outcome:
         verdict = RoundVerdict(
             committed_length=waiting.draft.committed_length,
             accepted=judgement.accepted,
-            verified=len(item.trial.draft_tokens),
+            verified=verified,
             next_token=judgement.next_token,
             bonus=judgement.bonus,
-            queue_seconds=max(0.0, now - result.step_seconds - waiting.arrived),
-            compute_seconds=result.step_seconds,
-            max_draft_tokens_hint=self.control.hint(item.key),
+            queue_seconds=max(0.0, now - seconds - waiting.arrived),
+            compute_seconds=seconds,
+            max_draft_tokens_hint=self.control.hint(session.key),
             load=self.load,
         )
-        self.control.judged(item.key, waiting.draft, verdict)
+        self.control.judged(session.key, waiting.draft, verdict)
         session.commit(waiting.draft, verdict, now)
-        self.residency.advance(session, session.cacheable_length, now, served=True)
-        return Outcome(item.key, waiting.draft, verdict)
+        return Outcome(session.key, waiting.draft, verdict)
 
     def _advance_prefix(self, session: Session, length: int, now: float) -> None:
         self.residency.advance(session, length, now, served=False)
@@ -359,6 +433,10 @@ class Scheduler:
             elif item.key in self._sessions:
                 self._queue.put_back(waiting)
         return outcomes
+
+
+def _drafted(candidate: Candidate) -> int:
+    return len(candidate.draft.draft_tokens)
 
 
 def _arrival(work: Work) -> float:

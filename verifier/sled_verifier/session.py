@@ -5,6 +5,7 @@ Must not do I/O.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sled_protocol.prefix import PrefixHash
@@ -27,6 +28,7 @@ class Answered:
 class Session:
     """Prompt + committed tokens of one sequence, with everything that judging its next round needs.
 
+    The last `foretold` of its `tokens` were chosen by the target, but no verdict has told them yet (see `foretold`).
     A session outlives its engine slot: without one it costs four bytes a token. Only the scheduler
     mutates it, and never while a round of it is in flight.
     """
@@ -35,6 +37,7 @@ class Session:
         "adapter",
         "answered",
         "device_id",
+        "foretold",
         "key",
         "last_used",
         "opened_at",
@@ -43,6 +46,7 @@ class Session:
         "rhythm",
         "sampling",
         "seen",
+        "tail",
         "tokens",
         "weight",
     )
@@ -52,6 +56,9 @@ class Session:
         self.device_id = request.device_id
         self.tokens = array(TOKEN_ARRAY, request.prompt_tokens)
         self.tokens.extend(request.committed_tokens)
+        self.foretold = 0
+        self.tail: DraftRequest | None = None
+        """What the last verdict left of its draft unverified, where the draft goes on being right."""
         self.prompt_length = len(request.prompt_tokens)
         self.sampling = request.sampling
         self.weight = request.weight
@@ -66,9 +73,14 @@ class Session:
         self.rhythm = Rhythm()
 
     @property
+    def told_length(self) -> int:
+        """Tokens that its device knows: prompt and committed ones."""
+        return len(self.tokens) - self.foretold
+
+    @property
     def committed_length(self) -> int:
         """Output tokens of all rounds so far, those of an earlier replica included."""
-        return len(self.tokens) - self.prompt_length
+        return self.told_length - self.prompt_length
 
     @property
     def cacheable_length(self) -> int:
@@ -76,6 +88,10 @@ class Session:
         for.
         """
         return len(self.tokens) - 1
+
+    def untold(self) -> array[int]:
+        """The foretold tokens."""
+        return self.tokens[self.told_length :]
 
     def replay(self, draft: DraftRequest) -> RoundVerdict | None:
         """The verdict already given to this very draft, or None when the draft is the next round.
@@ -105,15 +121,33 @@ class Session:
             )
         return None
 
+    def foretell(self, tokens: Sequence[int]) -> None:
+        """The target has chosen these after all that is known."""
+        self.tokens.extend(tokens)
+        self.foretold += len(tokens)
+        self.tail = None
+
     def commit(self, draft: DraftRequest, verdict: RoundVerdict, now: float) -> None:
         """Append the round's output and remember its verdict."""
         self.answered = Answered(
             draft.committed_length, self.prefix.value, draft.draft_tokens, verdict
         )
         output = (*draft.draft_tokens[: verdict.accepted], verdict.next_token)
-        self.tokens.extend(output)
+        self.tail = _tail(draft, verdict)
+        told = min(self.foretold, len(output))
+        self.foretold -= told
+        self.tokens.extend(output[told:])
         self.prefix.extend(output)
         if self.sampling.repetition_penalty != 1:
             self.seen.extend(output)
         self.rhythm.answered(now)
         self.last_used = now
+
+
+def _tail(draft: DraftRequest, verdict: RoundVerdict) -> DraftRequest | None:
+    kept = verdict.accepted + 1
+    right = draft.draft_tokens[:kept] == (
+        *draft.draft_tokens[: verdict.accepted],
+        verdict.next_token,
+    )
+    return draft.beyond(kept) if right and len(draft.draft_tokens) > kept else None

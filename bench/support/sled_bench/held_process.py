@@ -39,6 +39,7 @@ class ServerPolicy:
 
     trim: bool = True
     meet_deadlines: bool = True
+    foretell: bool = True
     static: int = 0
 
 

@@ -2,7 +2,7 @@
 
     python -m sled_bench.held_server VERIFIER_YAML TRACE OUT
 
-Each line on standard input is a JSON object, the policy from now on: `trim`, `meet_deadlines` and `static` (wait for so
+Each line on standard input is a JSON object, the policy from now on: `trim`, `meet_deadlines`, `foretell` and `static` (wait for so
 many rounds, as the paper's static batching does; 0 = as SLED does); it is answered by a line. At the end of the input what
 was counted is written to OUT. Runs in the environment that has the engine.
 """
@@ -68,7 +68,9 @@ async def serve(config: VerifierConfig, held: Held) -> None:
 def change(backend: Any, policy: dict[str, Any]) -> None:
     """Put another policy in force."""
     keeper = backend._roster if isinstance(backend, VllmBackend) else backend._scheduler
-    keeper.control.settings = LoadSettings(policy["trim"], policy["meet_deadlines"])
+    keeper.control.settings = LoadSettings(
+        policy["trim"], policy["meet_deadlines"], policy["foretell"]
+    )
     vars(keeper).pop("hold", None)
     if policy["static"]:
         keeper.hold = lambda now: static_hold(keeper, policy["static"])

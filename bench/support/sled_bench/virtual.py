@@ -11,7 +11,7 @@ import random
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from sled_verifier.limits import Limits
 from sled_verifier.load_control import LoadControl, LoadSettings
 from sled_verifier.rounds import DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.run import next_round
+from sled_verifier.scheduler import Outcome as Answer
 from sled_verifier.scheduler import Scheduler
 from sled_verifier.slots import SlotPolicy
 
@@ -182,7 +183,9 @@ class VirtualFleet:
         step_tokens: int = 4096,
         step_sequences: int = 1 << 20,
     ) -> None:
-        """`step_sequences` bounds the rounds of one step; the others wait outside, first come, first served."""
+        """`step_sequences` bounds the rounds of one step; the others wait outside, first come, first served, and no sequence is
+        carried along: it would be one more.
+        """
         self.now = 0.0
         self._step_sequences_most = step_sequences
         self._arrived: deque[_Device] = deque()
@@ -199,7 +202,9 @@ class VirtualFleet:
             max_draft_tokens=8,
             default_deadline_seconds=120.0,
         )
-        control = LoadControl(8, policy.load)
+        bounded = step_sequences < slots
+        load = replace(policy.load, foretell=policy.load.foretell and not bounded)
+        control = LoadControl(8, load)
         control.measured(
             (shape, surface(shape))
             for shape in (
@@ -291,9 +296,7 @@ class VirtualFleet:
             self._step_sequences += len(job.items)
             result = run_job(self.engine, job, self._clock)
             for outcome in self._scheduler.apply(job, result, self.now):
-                if not isinstance(outcome.result, RoundVerdict):
-                    raise RuntimeError(str(outcome.result))
-                self._take(self._by_key[outcome.key], outcome.result)
+                self._take_outcome(outcome)
 
     def _holds(self, end: float) -> bool:
         """True when time has passed up to the next arrival, for which the verifier waits."""
@@ -330,7 +333,14 @@ class VirtualFleet:
         )
         device.request = request
         device.ahead = device.replay.ahead()
-        self._scheduler.submit(device.key, request, device.asked_at)
+        answer = self._scheduler.submit(device.key, request, device.asked_at)
+        if isinstance(answer, Answer):
+            self._take_outcome(answer)
+
+    def _take_outcome(self, outcome: Answer) -> None:
+        if not isinstance(outcome.result, RoundVerdict):
+            raise RuntimeError(str(outcome.result))
+        self._take(self._by_key[outcome.key], outcome.result)
 
     def _take(self, device: _Device, verdict: RoundVerdict) -> None:
         following = next_round(device.request, verdict, ()) if device.request else None

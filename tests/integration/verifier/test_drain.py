@@ -46,11 +46,12 @@ async def test_rounds_in_flight_are_answered_and_everybody_is_told() -> None:
             for sequence in (1, 2):
                 await device.open(sequence, PROMPT)
                 await device.round(sequence, PROMPT, (), [])
-            first = TARGET.greedy(PROMPT, 1)
+            # A right draft needs the engine, whatever is foretold.
+            first, *draft = TARGET.greedy(PROMPT, 4)
             engine.shut()
-            await device.send(draft_frame(1, PROMPT, first, [1]))
+            await device.send(draft_frame(1, PROMPT, [first], draft))
             await until(engine.entered.is_set)
-            await device.send(draft_frame(2, PROMPT, first, [1]))
+            await device.send(draft_frame(2, PROMPT, [first], draft))
             await until(lambda: server.backend.stats().load.queue_depth == 1)
             draining = asyncio.create_task(server.drain("a newer version takes over"))
 
@@ -75,7 +76,7 @@ async def test_rounds_in_flight_are_answered_and_everybody_is_told() -> None:
             with pytest.raises(RefusedByVerifier) as refusal:
                 await device.answer(3)
             assert refusal.value.reason == pb.REFUSAL_REASON_DRAINING
-            await device.send(draft_frame(3, PROMPT, first, [1]))
+            await device.send(draft_frame(3, PROMPT, [first], [1]))
             with pytest.raises(RefusedByVerifier) as refusal:
                 await device.answer(3)
             assert refusal.value.reason == pb.REFUSAL_REASON_DRAINING

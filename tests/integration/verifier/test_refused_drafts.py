@@ -108,23 +108,24 @@ async def test_a_second_draft_in_flight_and_a_full_queue_and_a_missed_deadline()
             await other.open(1, PROMPT)
             await other.round(1, PROMPT, (), [])
             await device.round(3, PROMPT, (), [])
-            first = TARGET.greedy(PROMPT, 1)
+            # A right draft needs the engine, whatever is foretold.
+            first, *draft = right = TARGET.greedy(PROMPT, 4)
             engine.shut()
-            await other.send(draft_frame(1, PROMPT, first, [1]))
+            await other.send(draft_frame(1, PROMPT, [first], draft))
             await until(engine.entered.is_set)
             await device.send(draft_frame(1, PROMPT, (), [1], deadline_ms=50))
             await device.send(draft_frame(1, PROMPT, (), [2]))
             refused = await refusal_of(device.answer(1))
             assert refused.reason == Reason.ROUND_IN_FLIGHT
             await device.send(draft_frame(2, PROMPT, (), [1]))
-            await device.send(draft_frame(3, PROMPT, first, [1]))
+            await device.send(draft_frame(3, PROMPT, [first], draft))
             refused = await refusal_of(device.answer(3))
             assert refused.reason == Reason.QUEUE_FULL
             assert refused.retry_after_ms > 0
             refused = await refusal_of(device.answer(1))
             assert refused.reason == Reason.DEADLINE_EXCEEDED
             engine.gate.set()
-            for stream, sequence, output in ((other, 1, first), (device, 2, [])):
+            for stream, sequence, output in ((other, 1, right), (device, 2, [])):
                 verdict = (await stream.answer(sequence)).verdict
                 assert verdict.next_token == TARGET.greedy([*PROMPT, *output], 1)[0]
             text = GreedyText(TARGET, PROMPT)

@@ -50,11 +50,12 @@ async def held_mid_round(
         # Answered once, so no prompt is left to compute and the held step is the leaver's
         # round.
         text.output = [(await bystander.round(1, text.prompt, (), [])).next_token]
-        first = TARGET.greedy(PROMPT, 1)
+        # A right draft needs the engine, whatever is foretold.
+        first, *draft = TARGET.greedy(PROMPT, 4)
         engine.shut()
-        await leaver.send(draft_frame(1, PROMPT, first, [1, 2]))
+        await leaver.send(draft_frame(1, PROMPT, [first], draft))
         await until(engine.entered.is_set)
-        await leaver.send(draft_frame(2, PROMPT, first, [1, 2]))
+        await leaver.send(draft_frame(2, PROMPT, [first], draft))
         await bystander.send(draft_frame(1, text.prompt, text.output, text.draft(4)))
         await until(lambda: server.backend.stats().load.queue_depth == 2)
         yield leaver, bystander, text

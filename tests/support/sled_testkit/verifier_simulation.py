@@ -138,7 +138,9 @@ class Simulation:
                 device.draft,
                 deadline_seconds=device.deadline_seconds,
             )
-            self.scheduler.submit(device.key, draft, now)
+            answer = self.scheduler.submit(device.key, draft, now)
+            if isinstance(answer, Outcome):
+                self._deliver([answer])
         except Refusal as refusal:
             self._refused(device, refusal)
 

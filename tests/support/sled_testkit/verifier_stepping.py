@@ -13,6 +13,7 @@ from sled_speculation.sampling import SamplingParams
 from sled_verifier.engine.fake import FakeEngine, ToyModel
 from sled_verifier.job import run_job
 from sled_verifier.limits import Limits
+from sled_verifier.load_control import LoadControl
 from sled_verifier.refusal import Refusal
 from sled_verifier.rounds import DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.scheduler import Outcome, Scheduler
@@ -25,10 +26,15 @@ PROMPT = [5, 6, 7]
 class Bench:
     """A scheduler and an engine stepped by hand."""
 
-    def __init__(self, engine: FakeEngine | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine | None = None,
+        limits: Limits | None = None,
+        control: LoadControl | None = None,
+    ) -> None:
         self.engine = engine or FakeEngine(model=TARGET, slots=4, context_tokens=200)
         policy = SlotPolicy(keep_idle_seconds=0, patience_seconds=0, slice_seconds=0)
-        self.scheduler = Scheduler(self.engine.info, limits or Limits(), policy)
+        self.scheduler = Scheduler(self.engine.info, limits or Limits(), policy, control)
         self.now = 0.0
 
     def open(self, prompt: Sequence[int] = PROMPT, committed: Sequence[int] = ()) -> int:
@@ -42,7 +48,7 @@ class Bench:
         committed: Sequence[int] = (),
         prompt: Sequence[int] = PROMPT,
         deadline_seconds: float | None = None,
-    ) -> RoundVerdict | None:
+    ) -> Outcome | RoundVerdict | None:
         request = DraftRequest(
             len(committed),
             prefix_hash([*prompt, *committed]),

@@ -18,6 +18,7 @@ from sled_verifier.batched import BatchedBackend
 from sled_verifier.engine.base import StepItem
 from sled_verifier.engine.fake import FakeEngine, ToyModel
 from sled_verifier.limits import Limits
+from sled_verifier.load_control import LoadControl, LoadSettings
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import DraftRequest, OpenRequest
 
@@ -65,7 +66,8 @@ async def test_the_event_loop_runs_while_a_step_does() -> None:
 
 async def test_a_cancelled_round_is_withdrawn() -> None:
     engine = GatedEngine(model=TARGET)
-    async with BatchedBackend(engine, Limits()) as backend:
+    alone = LoadControl(8, LoadSettings(foretell=False))
+    async with BatchedBackend(engine, Limits(), control=alone) as backend:
         first, second = [(await backend.open(opening())).key for _ in range(2)]
         await backend.verify(first, draft())
         await backend.verify(second, draft())

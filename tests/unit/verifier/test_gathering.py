@@ -5,6 +5,7 @@ from __future__ import annotations
 from sled_testkit.verifier_stepping import PROMPT, TARGET, Bench
 from sled_verifier.engine.fake import FakeEngine
 from sled_verifier.job import run_job
+from sled_verifier.load_control import LoadControl, LoadSettings
 from sled_verifier.rounds import RoundVerdict
 
 STEP_SECONDS = 0.1
@@ -14,7 +15,9 @@ class Loop:
     """Devices that answer one after another, some time after each step, until steps of `STEP_SECONDS` took so many rounds."""
 
     def __init__(self, count: int, pause_seconds: float) -> None:
-        self.bench = Bench(FakeEngine(model=TARGET, slots=count, context_tokens=400))
+        engine = FakeEngine(model=TARGET, slots=count, context_tokens=400)
+        alone = LoadControl(8, LoadSettings(foretell=False))
+        self.bench = Bench(engine, control=alone)
         self.scheduler = self.bench.scheduler
         self.keys = [self.bench.open() for _ in range(count)]
         self.written: dict[int, list[int]] = {key: [] for key in self.keys}

@@ -14,7 +14,7 @@ import pytest
 from sled_testkit.text_device import TextDevice, draft_request, open_request
 from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.limits import Limits
-from sled_verifier.load_control import Candidate, LoadControl
+from sled_verifier.load_control import Candidate, LoadControl, LoadSettings
 from sled_verifier.vllm.backend import VllmBackend
 from sled_verifier.vllm.fake import FakeRuntime
 from sled_verifier.vllm.measuring import measure_step
@@ -52,7 +52,8 @@ def test_a_hold_is_never_longer_than_its_share_of_a_step() -> None:
 
 def steps_of(count: int, pause_seconds: float, rounds: int) -> float:
     """Mean rounds in a step of 100 ms when devices answer one after another, `pause_seconds` apart."""
-    roster = Roster(FakeRuntime(slots=count).info, LIMITS)
+    alone = LoadControl(LIMITS.max_draft_tokens, LoadSettings(foretell=False))
+    roster = Roster(FakeRuntime(slots=count).info, LIMITS, alone)
     runtime = FakeRuntime(slots=count)
     prompts = [[n, 1, 2] for n in range(count)]
     keys = [roster.open(open_request(p), 0.0).key for p in prompts]

@@ -52,7 +52,9 @@ def may_use_gpu(config: VerifierConfig) -> bool:
 def load_control(config: VerifierConfig) -> LoadControl:
     """The load policy as configured."""
     on = config.batching.load_aware
-    return LoadControl(config.batching.max_draft_tokens, LoadSettings(trim=on, meet_deadlines=on))
+    return LoadControl(
+        config.batching.max_draft_tokens, LoadSettings(trim=on, meet_deadlines=on, foretell=on)
+    )
 
 
 def build_engine(config: VerifierConfig) -> Engine:

@@ -129,6 +129,7 @@ class OpenAIBackend:
             prefill_tokens_total=0,
             prefix_cached_tokens_total=0,
             engine_failures_total=self._failures,
+            foretold_tokens_total=0,
         )
 
     async def tokenizer_gguf(self) -> bytes:

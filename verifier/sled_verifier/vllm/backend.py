@@ -190,6 +190,7 @@ class VllmBackend:
             prefill_tokens_total=self._prefill_tokens,
             prefix_cached_tokens_total=self._cached_tokens,
             engine_failures_total=self._engine_failures,
+            foretold_tokens_total=self._roster.foretold_tokens,
         )
 
     async def tokenizer_gguf(self) -> bytes:

@@ -14,16 +14,16 @@ from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
 from sled_verifier.batcher import Work, urgency
 from sled_verifier.engine.base import EngineInfo
+from sled_verifier.foretold import carried_along, may_foretell, settle
 from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.limits import Limits
-from sled_verifier.load_control import LoadControl
+from sled_verifier.load_control import Candidate, LoadControl
 from sled_verifier.queue import Round, RoundQueue
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, Load, OpenRequest
 from sled_verifier.rounds import RoundVerdict as Verdict
 from sled_verifier.scheduler import DECODING_SECONDS, Outcome
 from sled_verifier.session import Session
-from sled_verifier.vllm.foretold import settle
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
 from sled_verifier.vllm.sampling import check_sampling, guide_refusal
 from sled_verifier.vllm.seats import Seats
@@ -44,6 +44,10 @@ class Roster:
         self._sequences: dict[int, Sequence] = {}
         self._queue = RoundQueue(limits.max_queue)
         self._running: dict[int, Round] = {}
+        self._carried: set[int] = set()
+        """Sequences in the running step without a round, for one more foretold token."""
+        self.foretold_tokens = 0
+        """Tokens that were foretold in steps of others, since the start."""
         self._leaving: list[int] = []
         self._next_key = 1
         self._last_round_at = float("-inf")
@@ -168,6 +172,7 @@ class Roster:
             if key in self._sequences:
                 self._queue.put_back(unanswered)
         self._running.clear()
+        self._carried.clear()
         for trial in order.trials:
             if trial.key in report.computing:
                 self.seats.set_ready(trial.key, ready=False)
@@ -246,9 +251,8 @@ class Roster:
         self.seats.take(key, now)
         self.seats.mark(key, busy=key in self._queue, now=now)
         session = sequence.session
-        prefix = sequence.prefix
-        output_tokens = len(prefix) - session.prompt_length
-        return Start(key, prefix, session.sampling, session.adapter, output_tokens)
+        output_tokens = len(session.tokens) - session.prompt_length
+        return Start(key, session.tokens[:], session.sampling, session.adapter, output_tokens)
 
     def _by_urgency(self) -> list[Round]:
         return sorted(self._queue, key=self._urgency)
@@ -264,21 +268,37 @@ class Roster:
         chunk = self.limits.prefill_chunk_tokens if self.seats.computing else 0
         step_tokens = min(self.limits.step_tokens, self.info.max_step_tokens)
         reserve = min(chunk, step_tokens // 4)
+        room = max(0, step_tokens - reserve - len(due))
+        carried = self._idle()[: room // 2]
+        candidates = [*(self._candidate(waiting) for waiting in due), *carried]
         verified = self.control.choose(
-            [self._sequences[waiting.key].candidate(waiting) for waiting in due],
+            candidates,
             prefill_tokens=chunk,
-            max_draft_tokens=max(0, step_tokens - reserve - len(due)),
+            max_draft_tokens=room - len(carried),
             now=now,
         )
-        return tuple(self._trial(*pair) for pair in zip(due, verified, strict=True))
+        for waiting in due:
+            self._queue.take(waiting.key)
+            self._running[waiting.key] = waiting
+        self._carried = {candidate.key for candidate in carried}
+        return tuple(_trial(*pair) for pair in zip(candidates, verified, strict=True))
 
-    def _trial(self, waiting: Round, verified: int) -> Trial:
-        self._queue.take(waiting.key)
-        self._running[waiting.key] = waiting
-        known = len(self._sequences[waiting.key].foretold)
-        draft = waiting.draft
-        part = slice(known, max(known, verified))
-        return Trial(waiting.key, draft.draft_tokens[part], draft.distributions[part])
+    def _idle(self) -> list[Candidate]:
+        """Those that a step can carry along while their devices draft."""
+        if not self.control.settings.foretell or self.info.rectangular:
+            return []
+        here = (s.session for key, s in self._sequences.items() if self.seats.ready(key))
+        return [
+            carried_along(session)
+            for session in here
+            if session.key not in self._queue and may_foretell(session, self.info)
+        ]
+
+    def _candidate(self, waiting: Round) -> Candidate:
+        session = self._sequences[waiting.key].session
+        rest = waiting.draft.beyond(session.foretold)
+        context = session.cacheable_length
+        return Candidate(waiting.key, rest, session.sampling, context, waiting.deadline)
 
     def _observe(self, order: StepOrder, report: StepReport, now: float) -> None:
         if not report.ran:
@@ -306,9 +326,11 @@ class Roster:
             return None
         self.seats.set_ready(key, ready=True)
         running = self._running.pop(key, None)
-        if output.verified is None:
-            # Not the answer to a draft: the runtime had to compute the prefix (again) first.
-            sequence.foretold.extend(output.tokens)
+        if output.verified is None or key in self._carried:
+            # Not the answer to a draft: the step carried the sequence along, or the runtime had to compute the prefix
+            # (again) first.
+            self.foretold_tokens += len(output.tokens) if output.verified is not None else 0
+            sequence.session.foretell(output.tokens)
             waiting = running or self._queue.take(key)
             if waiting is None:
                 return None
@@ -319,11 +341,10 @@ class Roster:
         if running is None:
             raise LookupError(f"a verdict for sequence {key}, of which no round is running")
         accepted = len(output.tokens) - 1
-        known_tokens = len(sequence.foretold)
+        known_tokens = sequence.session.foretold
         judgement = Judgement(
             known_tokens + accepted, output.tokens[-1], bonus=accepted == output.verified
         )
-        sequence.foretold.clear()
         verified = known_tokens + output.verified
         return self._answer(sequence, running, judgement, verified, report.seconds, now)
 
@@ -331,10 +352,9 @@ class Roster:
         self, sequence: Sequence, waiting: Round, now: float, seconds: float = 0.0
     ) -> Outcome | None:
         draft_tokens = waiting.draft.draft_tokens
-        settled = settle(draft_tokens, sequence.foretold)
+        settled = settle(draft_tokens, sequence.session.untold())
         if settled is None:
             return None
-        del sequence.foretold[: settled.used]
         return self._answer(sequence, waiting, settled.judgement, len(draft_tokens), seconds, now)
 
     def _answer(
@@ -384,6 +404,11 @@ class Roster:
             return None
         sentence = f"the engine cannot take this sequence: {why}"
         return Outcome(key, waiting.draft, Refusal(Reason.UNKNOWN_SEQUENCE, sentence))
+
+
+def _trial(candidate: Candidate, verified: int) -> Trial:
+    draft = candidate.draft
+    return Trial(candidate.key, draft.draft_tokens[:verified], draft.distributions[:verified])
 
 
 def _late(late: Round, now: float) -> Outcome:
