@@ -36,6 +36,8 @@ TOKEN_P95_SECONDS = 0.5
 """A second, harder objective: 95 % of all tokens within this time, counted from verdict to verdict."""
 WARM_SECONDS, SECONDS = 4.0, 60.0
 TEXTS, TEXT_TOKENS = 16, 64
+LEARN_STEPS, STEPS = 300, 120
+"""Of the throughput runs; before that the verifier is still learning what steps cost and how texts differ."""
 GROWTH = 1.03
 """Capacity is found to this factor."""
 
@@ -48,9 +50,8 @@ def throughput(
         plain = 0.0
         for policy in (CENTRAL, DYNAMIC, SLED):
             fleet = VirtualFleet(texts, surface, policy, [AT_ONCE] * load)
-            done = fleet.run(
-                120 * surface.step_seconds * max(1.0, load / 64), 120 * surface.step_seconds
-            )
+            warm = LEARN_STEPS * max(1.0, load / 64)
+            done = fleet.run(warm * surface.step_seconds, STEPS * surface.step_seconds)
             plain = plain or done.tokens_per_second
             row = _row("throughput", policy, load, done)
             yield {**row, "ratio": done.tokens_per_second / plain}

@@ -17,9 +17,15 @@ from dataclasses import dataclass, field
 PRIOR = 0.7
 """Acceptance that is assumed of an unknown draft model; hopeful, so that it is tried."""
 TEXT_PRIOR_TRIALS = 16
-"""A text's own rate counts half after so many trials: between texts rates of 0.6 and 0.9 are
-common, which is a spread that so many trials tell from chance.
+"""A text's own rate counts half after so many trials, as long as nothing is known of how much texts differ: rates of 0.6 and 0.9
+are common, which is a spread that so many trials tell from chance.
 """
+SPREAD_TEXTS = 32
+"""So many texts say as much about how much texts differ as that belief does."""
+SPREAD_MEMORY = 256
+"""Texts over about which it is learnt."""
+MOST_PRIOR_TRIALS = 400
+"""What is known of a device is not more certain than that."""
 DEVICE_PRIOR_TRIALS = 32
 UNSEEN_TEXT_KEEP = 0.9
 UNSEEN_DEVICE_KEEP = 0.97
@@ -67,6 +73,33 @@ class Rate:
 
 
 @dataclass(slots=True)
+class Spread:
+    """How much the rates of texts differ beyond chance, from texts that are over: their intraclass correlation, by the method of
+    moments. A text of n trials with correlation c has n p (1 - p) (1 + (n - 1) c) as the variance of its successes.
+    """
+
+    correlations: float = 0.0
+    weight: float = 0.0
+
+    def add(self, trials: int, successes: int, rate: float) -> None:
+        """A text is over; `rate` was expected of it. One trial tells nothing of a spread."""
+        if trials < 2 or not 0 < rate < 1:
+            return
+        off = (successes - trials * rate) ** 2 / (trials * rate * (1 - rate))
+        # Inverse variance, about: of few trials the estimate is all noise.
+        weight = ((trials - 1) / (trials - 1 + TEXT_PRIOR_TRIALS)) ** 2
+        keep = 1 - 1 / SPREAD_MEMORY
+        self.correlations = self.correlations * keep + weight * (off - 1) / (trials - 1)
+        self.weight = self.weight * keep + weight
+
+    def prior_trials(self) -> float:
+        """Trials after which a text's own rate counts half; many where texts are alike."""
+        belief = SPREAD_TEXTS / (TEXT_PRIOR_TRIALS + 1)
+        correlation = (self.correlations + belief) / (self.weight + SPREAD_TEXTS)
+        return 1 / min(max(correlation, 1 / MOST_PRIOR_TRIALS), 0.5) - 1
+
+
+@dataclass(slots=True)
 class _DraftModel:
     overall: Rate = field(default_factory=lambda: Rate(2000))
     positions: list[Rate] = field(
@@ -76,6 +109,7 @@ class _DraftModel:
         default_factory=lambda: [Rate(1000) for _ in range(len(CONFIDENCE_EDGES) + 1)]
     )
 
+    spread: Spread = field(default_factory=Spread)
     shape: tuple[float, ...] = ()
     """Log odds by position, above or below those of `rate`; of some rounds ago."""
     unshaped: int = 0
@@ -105,10 +139,16 @@ class _Writer:
     model: _DraftModel
     device: Rate
     own: Rate
+    expected: float = PRIOR
+    """The device's rate when the text began."""
+    trials: int = 0
+    successes: int = 0
+
+    def device_rate(self) -> float:
+        return self.device.mean(self.model.rate(), DEVICE_PRIOR_TRIALS)
 
     def rate(self) -> float:
-        device = self.device.mean(self.model.rate(), DEVICE_PRIOR_TRIALS)
-        return self.own.mean(device, TEXT_PRIOR_TRIALS)
+        return self.own.mean(self.device_rate(), self.model.spread.prior_trials())
 
 
 class AcceptanceBook:
@@ -130,11 +170,15 @@ class AcceptanceBook:
         self._devices.move_to_end(device_id)
         if len(self._devices) > MAX_DEVICES:
             self._devices.popitem(last=False)
-        self._writers[key] = _Writer(model, device, Rate(50))
+        writer = _Writer(model, device, Rate(50))
+        writer.expected = writer.device_rate()
+        self._writers[key] = writer
 
     def close(self, key: int) -> None:
         """It is over; unknown keys are ignored."""
-        self._writers.pop(key, None)
+        writer = self._writers.pop(key, None)
+        if writer is not None:
+            writer.model.spread.add(writer.trials, writer.successes, writer.expected)
 
     def observe(
         self, key: int, verified: int, accepted: int, confidences: Sequence[float] = ()
@@ -150,6 +194,8 @@ class AcceptanceBook:
         model = writer.model
         model.unshaped += 1
         told = min(verified, accepted + 1)
+        writer.trials += told
+        writer.successes += accepted
         for rate in (self._all, writer.own, writer.device, model.overall):
             rate.add_run(told, accepted)
         for index in range(told):

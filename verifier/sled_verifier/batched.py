@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Protocol
 
+from sled_verifier.answers import Outcome
 from sled_verifier.backend import BackendStats, Capacity
 from sled_verifier.engine.base import Engine, EngineInfo
 from sled_verifier.job import Job, JobResult, run_job
@@ -22,7 +23,7 @@ from sled_verifier.load_control import LoadControl
 from sled_verifier.measuring import measure_engine
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, OpenRequest, RoundVerdict
-from sled_verifier.scheduler import Outcome, Scheduler
+from sled_verifier.scheduler import Scheduler
 from sled_verifier.slots import SlotPolicy
 from sled_verifier.waiters import Expiry, Waiters
 from sled_verifier.window import Window

@@ -21,6 +21,7 @@ from sled_speculation.acceptance import Judgement
 from sled_speculation.sampling import AcceptanceMode
 from sled_verifier.engine.base import EngineInfo
 from sled_verifier.load_control import Candidate
+from sled_verifier.queue import Round
 from sled_verifier.rounds import DraftRequest
 from sled_verifier.session import Session
 
@@ -57,11 +58,18 @@ def may_foretell(session: Session, info: EngineInfo) -> bool:
         session.rhythm.answered_at is not None
         and session.foretold < MOST_FORETOLD
         and (sampling.greedy or sampling.mode is AcceptanceMode.MATCH)
-        # The penalty depends on what was said, which the device's draft would have to be judged by.
+        # It looks at all tokens before one, and `Session.seen` holds only those that were told.
         and sampling.repetition_penalty == 1
         and session.tokens[-1] not in info.end_tokens
         and len(session.tokens) + 1 < info.context_tokens
     )
+
+
+def candidate_of(session: Session, waiting: Round) -> Candidate:
+    """A waiting round as the load policy sees it: what is left of its draft behind the foretold tokens."""
+    rest = waiting.draft.beyond(session.foretold)
+    context = session.cacheable_length
+    return Candidate(session.key, rest, session.sampling, context, waiting.deadline)
 
 
 def carried_along(session: Session) -> Candidate:

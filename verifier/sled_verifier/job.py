@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sled_protocol.distribution import DraftDistribution
 from sled_speculation.acceptance import Judgement, MalformedDraft, verify_draft
 from sled_speculation.sampling import SamplingParams
+from sled_speculation.step_cost import StepShape
 from sled_speculation.transforms import TokenSet, UnusableLogits
 from sled_verifier.engine.base import Engine, EngineError, Logits, StepItem
 from sled_verifier.slots import SlotOp, Truncate
@@ -56,6 +57,15 @@ class Job:
     def step_tokens(self) -> int:
         """Tokens of the step over all sequences."""
         return sum(len(item.tokens) for item in self.items)
+
+    def shape(self, *, rectangular: bool) -> StepShape:
+        """What its step costs by; on a rectangular engine as if every sequence had as many tokens as the longest."""
+        context = sum(item.start for item in self.items)
+        tokens = self.step_tokens
+        # A prompt beside others is no rectangle with them: it is computed for itself.
+        if rectangular and all(item.trial is not None for item in self.items):
+            tokens = len(self.items) * max((len(item.tokens) for item in self.items), default=0)
+        return StepShape(tokens, len(self.items), context)
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ class LoadControl:
         fits = sum(lengths) <= max_draft_tokens
         if cost is None or (fits and idle == math.inf and frame.max_seconds == math.inf):
             return _in_turn(lengths, max_draft_tokens)
-        if self._check_due():
+        if self._check_due(len(candidates)):
             return (0,) * len(candidates)
         trimmed = trim([self._drafted(candidate) for candidate in candidates], frame, cost)
         return self._with_probes(candidates, trimmed.verified, max_draft_tokens)
@@ -278,11 +278,12 @@ class LoadControl:
             return DraftedRound(survival, survival)
         return DraftedRound(survival, past)
 
-    def _check_due(self) -> bool:
-        """The engine's present cost without drafts shall be looked at; no draft has a say in it."""
+    def _check_due(self, rounds: int) -> bool:
+        """The engine's present cost without drafts shall be looked at, with so many rounds; no draft has a say in it."""
         if not self.settings.trim or not DEAR <= self._price < NOTHING_PAYS:
             return False
-        known = self.steps.plain_steps(round(self._rounds)) >= KNOWN_STEPS
+        # Not of the mean load: short of a full house for ever, it would be known for another class of loads.
+        known = self.steps.plain_steps(rounds) >= KNOWN_STEPS
         return self._steps_with_drafts >= (CHECK_STEPS if known else FIRST_CHECK_STEPS)
 
     def _probe_due(self, key: int) -> bool:

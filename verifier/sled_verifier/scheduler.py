@@ -9,14 +9,14 @@ server, a test and a simulator drive the same code. One caller at a time; betwee
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sled_speculation.acceptance import Judgement
-from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
+from sled_verifier.answers import Answers, Outcome, late
 from sled_verifier.batcher import Share, Work, plan_step
 from sled_verifier.engine.base import EngineInfo
-from sled_verifier.foretold import carried_along, may_foretell, settle
+from sled_verifier.foretold import candidate_of, carried_along, may_foretell
 from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.job import Job, JobFailure, JobItem, JobResult, Trial
 from sled_verifier.limits import Limits
@@ -32,15 +32,6 @@ MAX_ATTEMPTS = 3
 """Steps that a round may be in while others in them make the engine fail."""
 DECODING_SECONDS = 1.0
 """A round this recent means that more are on their way, so prompts keep to their share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one round."""
-
-    key: int
-    draft: DraftRequest
-    result: RoundVerdict | Refusal
 
 
 class Scheduler:
@@ -60,6 +51,7 @@ class Scheduler:
         self.residency = Residency(
             info.slots, policy or SlotPolicy(), self._occupancy, neighbours=info.rectangular
         )
+        self._answers = Answers(self.control, lambda: self.load)
         self._budget = limits.budget(info.max_step_tokens)
         self._sessions: dict[int, Session] = {}
         self._queue = RoundQueue(limits.max_queue)
@@ -109,7 +101,7 @@ class Scheduler:
         seconds = draft.deadline_seconds or self.limits.default_deadline_seconds
         waiting = Round(key, draft, now, now + seconds, draft.deadline_seconds is None)
         session.rhythm.heard(now, ahead=draft.ahead)
-        known = self._answer_foretold(session, waiting, 0.0, now)
+        known = self._answers.foretold(session, waiting, 0.0, now)
         if known is None:
             self._queue.add(waiting, retry_after_ms=200)
         session.last_used = now
@@ -172,7 +164,7 @@ class Scheduler:
         self._step_tokens = job.step_tokens
         if result.failure is None:
             rounds = sum(item.trial is not None for item in job.items)
-            shape = _shape(job, rectangular=self.info.rectangular)
+            shape = job.shape(rectangular=self.info.rectangular)
             self.control.stepped(shape, rounds, result.step_seconds, now)
             if rounds:
                 self._step_seconds += 0.2 * (result.step_seconds - self._step_seconds)
@@ -188,7 +180,7 @@ class Scheduler:
 
     def expire(self, now: float) -> list[Outcome]:
         """Refuse the rounds whose deadline has passed."""
-        return [_late(late, now) for late in self._queue.expire(now)]
+        return [late(waiting, now) for waiting in self._queue.expire(now)]
 
     def deadline_of(self, key: int) -> float | None:
         """When the waiting round of a sequence will be late; None when none waits."""
@@ -261,8 +253,12 @@ class Scheduler:
         if waiting is None:
             deadline = session.opened_at + self.limits.default_deadline_seconds
             return Work(key, backlog, 0, session.opened_at, deadline, session.weight)
-        tokens = len(waiting.draft.beyond(session.foretold).draft_tokens) + 1
-        return Work(key, backlog, tokens, waiting.arrived, waiting.deadline, session.weight)
+        return Work(
+            key, backlog, self._round_tokens(key), waiting.arrived, waiting.deadline, session.weight
+        )
+
+    def _round_tokens(self, key: int) -> int:
+        return 1 + len(self._candidate(key).draft.draft_tokens)
 
     def _carried(self, works: Sequence[Work], now: float) -> list[Work]:
         """Sequences whose devices draft: the step takes them along for one token each, where it has a round and room."""
@@ -271,7 +267,7 @@ class Scheduler:
             return []
         deadline = now + self.limits.default_deadline_seconds
         carried = [
-            Work(key, 0, 1 + _drafted(carried_along(session)), now, deadline, session.weight)
+            Work(key, 0, self._round_tokens(key), now, deadline, session.weight)
             for key, session in self._sessions.items()
             if may_foretell(session, self.info)
             and key not in self._queue
@@ -288,7 +284,7 @@ class Scheduler:
         due = sorted((w for w in works if w.round_tokens and w.backlog <= chunk), key=_arrival)
         backlog = sum(work.backlog for work in works)
         reserve = min(self._budget.prefill_reserve_tokens, backlog)
-        candidates = [self._candidate(work) for work in due]
+        candidates = [self._candidate(work.key) for work in due]
         chosen = self.control.choose(
             candidates,
             prefill_tokens=min(backlog, self._budget.prefill_tokens),
@@ -302,13 +298,9 @@ class Scheduler:
         }
         return [trimmed.get(work.key, work) for work in works]
 
-    def _candidate(self, work: Work) -> Candidate:
-        session, waiting = self._sessions[work.key], self._queue.get(work.key)
-        if waiting is None:
-            return carried_along(session)
-        rest = waiting.draft.beyond(session.foretold)
-        context = session.cacheable_length
-        return Candidate(work.key, rest, session.sampling, context, work.deadline)
+    def _candidate(self, key: int) -> Candidate:
+        session, waiting = self._sessions[key], self._queue.get(key)
+        return carried_along(session) if waiting is None else candidate_of(session, waiting)
 
     def _item(self, share: Share) -> JobItem:
         session = self._sessions[share.key]
@@ -317,15 +309,13 @@ class Scheduler:
             raise LookupError(f"sequence {share.key} was planned without a slot")
         start = self.residency.table.length(share.key)
         tokens = tuple(session.tokens[start : start + share.backlog_tokens])
+        rest = self._candidate(share.key).draft
         waiting = self._queue.take(share.key) if share.round_tokens else None
         self._in_flight[share.key] = waiting
         if not share.round_tokens:
             return JobItem(share.key, slot, start, tokens, None)
-        if waiting is None:
-            rest = carried_along(session).draft
-        else:
+        if waiting is not None:
             waiting.attempts += 1
-            rest = waiting.draft.beyond(session.foretold)
         verified = share.round_tokens - 1
         draft_tokens, distributions = rest.draft_tokens[:verified], rest.distributions[:verified]
         position = len(session.tokens)
@@ -347,10 +337,8 @@ class Scheduler:
         if isinstance(judgement, str):
             self.residency.advance(session, session.cacheable_length, now, served=True)
             return Outcome(item.key, waiting.draft, Refusal(Reason.INTERNAL, judgement, 500))
-        told = session.foretold
-        whole = Judgement(told + judgement.accepted, judgement.next_token, judgement.bonus)
-        verified = told + len(item.trial.draft_tokens)
-        outcome = self._answer(session, waiting, whole, verified, result.step_seconds, now)
+        verified, seconds = len(item.trial.draft_tokens), result.step_seconds
+        outcome = self._answers.judged(session, waiting, judgement, verified, seconds, now)
         self.residency.advance(session, session.cacheable_length, now, served=True)
         return outcome
 
@@ -370,43 +358,10 @@ class Scheduler:
         waiting = self._queue.get(session.key)
         if waiting is None:
             return None
-        known = self._answer_foretold(session, waiting, seconds, now)
+        known = self._answers.foretold(session, waiting, seconds, now)
         if known is not None:
             self._queue.take(session.key)
         return known
-
-    def _answer_foretold(
-        self, session: Session, waiting: Round, seconds: float, now: float
-    ) -> Outcome | None:
-        draft_tokens = waiting.draft.draft_tokens
-        settled = settle(draft_tokens, session.untold())
-        if settled is None:
-            return None
-        return self._answer(session, waiting, settled.judgement, len(draft_tokens), seconds, now)
-
-    def _answer(
-        self,
-        session: Session,
-        waiting: Round,
-        judgement: Judgement,
-        verified: int,
-        seconds: float,
-        now: float,
-    ) -> Outcome:
-        verdict = RoundVerdict(
-            committed_length=waiting.draft.committed_length,
-            accepted=judgement.accepted,
-            verified=verified,
-            next_token=judgement.next_token,
-            bonus=judgement.bonus,
-            queue_seconds=max(0.0, now - seconds - waiting.arrived),
-            compute_seconds=seconds,
-            max_draft_tokens_hint=self.control.hint(session.key),
-            load=self.load,
-        )
-        self.control.judged(session.key, waiting.draft, verdict)
-        session.commit(waiting.draft, verdict, now)
-        return Outcome(session.key, waiting.draft, verdict)
 
     def _advance_prefix(self, session: Session, length: int, now: float) -> None:
         self.residency.advance(session, length, now, served=False)
@@ -435,25 +390,5 @@ class Scheduler:
         return outcomes
 
 
-def _drafted(candidate: Candidate) -> int:
-    return len(candidate.draft.draft_tokens)
-
-
 def _arrival(work: Work) -> float:
     return work.arrived
-
-
-def _shape(job: Job, *, rectangular: bool) -> StepShape:
-    context = sum(item.start for item in job.items)
-    tokens = job.step_tokens
-    # A prompt beside others is no rectangle with them: it is computed for itself.
-    if rectangular and all(item.trial is not None for item in job.items):
-        tokens = len(job.items) * max((len(item.tokens) for item in job.items), default=0)
-    return StepShape(tokens, len(job.items), context)
-
-
-def _late(late: Round, now: float) -> Outcome:
-    sentence = f"the draft waited {now - late.arrived:.1f} seconds for a step"
-    return Outcome(
-        late.key, late.draft, Refusal(Reason.DEADLINE_EXCEEDED, sentence, retry_after_ms=500)
-    )

@@ -19,14 +19,15 @@ from sled_bench.devices import Ahead, DeviceTiming, ReplayingDevice
 from sled_bench.trace import Text, Trace
 from sled_protocol.prefix import PrefixHash
 from sled_speculation.sampling import SamplingParams
-from sled_speculation.step_cost import StepShape
+from sled_speculation.step_cost import StepShape, measurement_shapes
+from sled_verifier.answers import Outcome as Answer
 from sled_verifier.engine.base import EngineInfo, Logits, StepItem
 from sled_verifier.job import run_job
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import LoadControl, LoadSettings
+from sled_verifier.measuring import CONTEXT_TOKENS
 from sled_verifier.rounds import DraftRequest, OpenRequest, RoundVerdict
 from sled_verifier.run import next_round
-from sled_verifier.scheduler import Outcome as Answer
 from sled_verifier.scheduler import Scheduler
 from sled_verifier.slots import SlotPolicy
 
@@ -205,12 +206,14 @@ class VirtualFleet:
         bounded = step_sequences < slots
         load = replace(policy.load, foretell=policy.load.foretell and not bounded)
         control = LoadControl(8, load)
+        # What a verifier measures at its start.
         control.measured(
             (shape, surface(shape))
             for shape in (
-                StepShape(n * k, n, 100 * n)
-                for n in (1, 4, 16, 64, 256, 1024)
-                for k in (1, 2, 5, 9)
+                StepShape(n * k, n, CONTEXT_TOKENS * n)
+                for n, k in measurement_shapes(
+                    slots, step_tokens, 8, self.engine.info.context_tokens
+                )
             )
         )
         self._scheduler = Scheduler(self.engine.info, limits, SlotPolicy(), control)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 from sled_protocol.prefix import PrefixHash
 from sled_speculation.sampling import SamplingParams
+from sled_verifier.answers import Outcome
 from sled_verifier.engine.fake import CostModel, FakeEngine, ToyModel
 from sled_verifier.job import run_job
 from sled_verifier.limits import Limits
 from sled_verifier.refusal import Refusal
 from sled_verifier.rounds import DraftRequest, OpenRequest
-from sled_verifier.scheduler import Outcome, Scheduler
+from sled_verifier.scheduler import Scheduler
 from sled_verifier.slots import SlotPolicy
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from sled_protocol.prefix import prefix_hash
 from sled_speculation.sampling import SamplingParams
+from sled_verifier.answers import Outcome
 from sled_verifier.engine.fake import FakeEngine, ToyModel
 from sled_verifier.job import run_job
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import LoadControl
 from sled_verifier.refusal import Refusal
 from sled_verifier.rounds import DraftRequest, OpenRequest, RoundVerdict
-from sled_verifier.scheduler import Outcome, Scheduler
+from sled_verifier.scheduler import Scheduler
 from sled_verifier.slots import SlotPolicy
 
 TARGET = ToyModel(vocab_size=64, seed=2)

@@ -12,12 +12,13 @@ from sled_speculation.acceptance import Judgement
 from sled_speculation.sampling import AcceptanceMode, SamplingParams
 from sled_testkit.text_device import draft_request, open_request
 from sled_testkit.verifier_stepping import PROMPT, TARGET, Bench
+from sled_verifier.answers import Outcome
 from sled_verifier.foretold import MOST_FORETOLD, may_foretell, settle
 from sled_verifier.job import run_job
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import LoadControl, LoadSettings
 from sled_verifier.rounds import OpenRequest, RoundVerdict
-from sled_verifier.scheduler import Outcome, Scheduler
+from sled_verifier.scheduler import Scheduler
 from sled_verifier.session import Session
 from sled_verifier.vllm.fake import FakeRuntime
 from sled_verifier.vllm.roster import Roster

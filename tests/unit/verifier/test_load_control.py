@@ -11,9 +11,6 @@ import pytest
 from sled_protocol.distribution import point_mass
 from sled_speculation.sampling import AcceptanceMode, SamplingParams
 from sled_speculation.step_cost import StepShape
-from sled_verifier.engine.base import EngineError
-from sled_verifier.engine.fake import CostModel, FakeEngine
-from sled_verifier.limits import Limits
 from sled_verifier.load_control import (
     CHECK_STEPS,
     LOOK_ROUNDS,
@@ -24,7 +21,6 @@ from sled_verifier.load_control import (
     LoadSettings,
     confidences_of,
 )
-from sled_verifier.measuring import REPEATS, EngineSteps, measure_engine, measure_steps
 from sled_verifier.rounds import DraftRequest, Load, OpenRequest, RoundVerdict
 
 SEQUENCES = 8
@@ -277,6 +273,22 @@ def test_where_drafts_are_dear_a_step_without_them_is_looked_at_now_and_then() -
         cheap.stepped(StepShape(72, SEQUENCES, 800), SEQUENCES, 0.02, 1e3 + step * 0.02)
 
 
+def test_what_is_known_of_this_load_counts_and_not_of_the_mean_load() -> None:
+    """Of eight sequences it is known what a step costs without drafts; after a quiet time the mean load is less for a while."""
+    control = a_control(token_seconds=0.002)
+    now = 1e3
+    counts: dict[int, list[int]] = {4: [], SEQUENCES: []}
+    for sequences in [4] * 30 + [SEQUENCES] * (2 * CHECK_STEPS):
+        chosen = sum(choose(control, *(candidate(key) for key in range(sequences))))
+        counts[sequences].append(chosen)
+        seconds = 0.02 + 0.002 * (sequences + chosen)
+        now += seconds
+        shape = StepShape(sequences + chosen, sequences, 100 * sequences)
+        control.stepped(shape, sequences, seconds, now)
+    assert counts[4].count(0) > 1
+    assert counts[SEQUENCES].count(0) <= 3
+
+
 def test_a_machine_that_changed_is_known_again_by_its_own_steps() -> None:
     """Drafts that paid no longer do: a step with them takes longer, and one without does not."""
     control = a_control(token_seconds=0.002)
@@ -321,47 +333,7 @@ def test_draft_models_and_devices_without_end_take_bounded_memory() -> None:
     assert control.book.sizes() == (4096, 65, 0)
 
 
-# ---- what steps cost, before the first device
-
-
-def test_the_measurement_leaves_the_engine_empty_and_knows_its_cost() -> None:
-    now = [0.0]
-    cost = CostModel(0.01, 0.002)
-    engine = FakeEngine(slots=4, cost=cost, sleep=lambda s: now.__setitem__(0, now[0] + s))
-    steps = EngineSteps(engine)
-
-    def timed(sequences: int, tokens: int, context: int) -> float:
-        steps(sequences, tokens, context)
-        before = now[0]
-        steps(sequences, tokens, context)
-        return (now[0] - before) / REPEATS
-
-    samples = measure_steps(timed, engine.info, Limits(), 60.0)
-    steps.clear()
-    assert not any(engine.held(slot) for slot in range(4))
-    assert {shape.sequences for shape, _ in samples} == {1, 2, 4}
-    control = LoadControl(8)
-    control.measured(samples)
-    learnt = control.steps.cost()
-    assert learnt is not None
-    for tokens in (1, 6, 20, 60):
-        found = learnt.seconds(StepShape(tokens, 4, 100))
-        assert found == pytest.approx(cost.seconds(tokens, 4), rel=0.1)
-
-
-def test_no_time_for_measuring_measures_nothing() -> None:
-    engine = FakeEngine(slots=4)
-    assert measure_engine(engine, Limits(), 0.0) == []
-    assert engine.steps == 0
-
-
-def test_an_engine_that_fails_while_it_is_measured_is_left_empty() -> None:
-    def fail(items: object) -> None:
-        raise EngineError("no")
-
-    engine = FakeEngine(slots=2, before_step=fail)
-    assert measure_engine(engine, Limits(), 5.0) == []
-    assert not engine.held(0)
+# ---- what steps cost
 
 
 def test_cheap_tokens_of_prompts_do_not_make_long_drafts_look_cheap() -> None:

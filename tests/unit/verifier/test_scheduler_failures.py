@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sled_testkit.verifier_stepping import PROMPT, TARGET, Bench
+from sled_verifier.answers import Outcome
 from sled_verifier.engine.base import EngineError, StepItem
 from sled_verifier.engine.fake import FakeEngine
 from sled_verifier.job import JobResult, run_job
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import RoundVerdict
-from sled_verifier.scheduler import Outcome
 
 
 def failing(failures: list[EngineError]) -> FakeEngine:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
+from sled_verifier.answers import Outcome
 from sled_verifier.backend import BackendStats, Capacity
 from sled_verifier.batched import SWEEP_SECONDS, StepObserver
 from sled_verifier.engine.base import EngineInfo
@@ -20,7 +21,6 @@ from sled_verifier.openai.target import TargetError, TargetServer
 from sled_verifier.queue import Round
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, OpenRequest, RoundVerdict
-from sled_verifier.scheduler import Outcome
 from sled_verifier.session import Session
 from sled_verifier.waiters import Expiry, Waiters
 from sled_verifier.window import Window

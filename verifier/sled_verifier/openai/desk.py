@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sled_verifier.admission import check_draft, check_open
+from sled_verifier.answers import Outcome
 from sled_verifier.batcher import Work, urgency
 from sled_verifier.engine.base import EngineInfo
 from sled_verifier.limits import Limits
@@ -17,7 +18,6 @@ from sled_verifier.openai.target import TargetError
 from sled_verifier.queue import Round, RoundQueue
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, Load, OpenRequest, RoundVerdict
-from sled_verifier.scheduler import Outcome
 from sled_verifier.session import Session
 
 

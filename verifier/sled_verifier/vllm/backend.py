@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from sled_verifier.answers import Outcome
 from sled_verifier.backend import BackendStats, Capacity
 from sled_verifier.batched import RETRY_SECONDS, SWEEP_SECONDS, StepObserver
 from sled_verifier.engine.base import EngineError, EngineInfo
@@ -23,7 +24,6 @@ from sled_verifier.load_control import LoadControl
 from sled_verifier.measuring import measure_steps
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, OpenRequest, RoundVerdict
-from sled_verifier.scheduler import Outcome
 from sled_verifier.vllm.measuring import measure_step
 from sled_verifier.vllm.roster import Roster
 from sled_verifier.vllm.runtime import DraftingRuntime, StepOrder, StepReport

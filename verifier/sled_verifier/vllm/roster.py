@@ -12,9 +12,10 @@ from __future__ import annotations
 from sled_speculation.acceptance import Judgement
 from sled_speculation.step_cost import StepShape
 from sled_verifier.admission import check_draft, check_open
+from sled_verifier.answers import Answers, Outcome, late
 from sled_verifier.batcher import Work, urgency
 from sled_verifier.engine.base import EngineInfo
-from sled_verifier.foretold import carried_along, may_foretell, settle
+from sled_verifier.foretold import candidate_of, carried_along, may_foretell
 from sled_verifier.gathering import Hold, hold_for
 from sled_verifier.limits import Limits
 from sled_verifier.load_control import Candidate, LoadControl
@@ -22,7 +23,7 @@ from sled_verifier.queue import Round, RoundQueue
 from sled_verifier.refusal import Reason, Refusal
 from sled_verifier.rounds import Admission, DraftRequest, Load, OpenRequest
 from sled_verifier.rounds import RoundVerdict as Verdict
-from sled_verifier.scheduler import DECODING_SECONDS, Outcome
+from sled_verifier.scheduler import DECODING_SECONDS
 from sled_verifier.session import Session
 from sled_verifier.vllm.runtime import Output, Start, StepOrder, StepReport, Trial
 from sled_verifier.vllm.sampling import check_sampling, guide_refusal
@@ -40,6 +41,7 @@ class Roster:
         self.limits = limits
         self.control = control or LoadControl(limits.max_draft_tokens)
         self.control.serves(info)
+        self._answers = Answers(self.control, lambda: self.load)
         self.seats = Seats(info.slots)
         self._sequences: dict[int, Sequence] = {}
         self._queue = RoundQueue(limits.max_queue)
@@ -97,9 +99,9 @@ class Roster:
         waiting = Round(key, draft, now, now + seconds, draft.deadline_seconds is None)
         sequence.session.last_used = now
         sequence.session.rhythm.heard(now, ahead=draft.ahead)
-        known = self._answer_foretold(sequence, waiting, now)
+        known = self._answers.foretold(sequence.session, waiting, 0.0, now)
         if known is not None:
-            return known
+            return self._answered(known, now)
         self._queue.add(waiting, retry_after_ms=200)
         self.seats.mark(key, busy=True, now=now)
         return None
@@ -180,10 +182,10 @@ class Roster:
 
     def expire(self, now: float) -> list[Outcome]:
         """Refuse the rounds whose deadline has passed."""
-        late = self._queue.expire(now)
-        for waiting in late:
+        expired = self._queue.expire(now)
+        for waiting in expired:
             self.seats.mark(waiting.key, busy=False, now=now)
-        return [_late(waiting, now) for waiting in late]
+        return [late(waiting, now) for waiting in expired]
 
     def deadline_of(self, key: int) -> float | None:
         """When the waiting round of a sequence will be late; None when none waits."""
@@ -270,7 +272,7 @@ class Roster:
         reserve = min(chunk, step_tokens // 4)
         room = max(0, step_tokens - reserve - len(due))
         carried = self._idle()[: room // 2]
-        candidates = [*(self._candidate(waiting) for waiting in due), *carried]
+        candidates = [candidate_of(self._sequences[w.key].session, w) for w in due] + carried
         verified = self.control.choose(
             candidates,
             prefill_tokens=chunk,
@@ -293,12 +295,6 @@ class Roster:
             for session in here
             if session.key not in self._queue and may_foretell(session, self.info)
         ]
-
-    def _candidate(self, waiting: Round) -> Candidate:
-        session = self._sequences[waiting.key].session
-        rest = waiting.draft.beyond(session.foretold)
-        context = session.cacheable_length
-        return Candidate(waiting.key, rest, session.sampling, context, waiting.deadline)
 
     def _observe(self, order: StepOrder, report: StepReport, now: float) -> None:
         if not report.ran:
@@ -334,54 +330,23 @@ class Roster:
             waiting = running or self._queue.take(key)
             if waiting is None:
                 return None
-            known = self._answer_foretold(sequence, waiting, now, report.seconds)
+            known = self._answers.foretold(sequence.session, waiting, report.seconds, now)
             if known is None:
                 self._queue.put_back(waiting)
-            return known
+                return None
+            return self._answered(known, now)
         if running is None:
             raise LookupError(f"a verdict for sequence {key}, of which no round is running")
         accepted = len(output.tokens) - 1
-        known_tokens = sequence.session.foretold
-        judgement = Judgement(
-            known_tokens + accepted, output.tokens[-1], bonus=accepted == output.verified
-        )
-        verified = known_tokens + output.verified
-        return self._answer(sequence, running, judgement, verified, report.seconds, now)
+        judgement = Judgement(accepted, output.tokens[-1], bonus=accepted == output.verified)
+        session, verified = sequence.session, output.verified
+        answer = self._answers.judged(session, running, judgement, verified, report.seconds, now)
+        return self._answered(answer, now)
 
-    def _answer_foretold(
-        self, sequence: Sequence, waiting: Round, now: float, seconds: float = 0.0
-    ) -> Outcome | None:
-        draft_tokens = waiting.draft.draft_tokens
-        settled = settle(draft_tokens, sequence.session.untold())
-        if settled is None:
-            return None
-        return self._answer(sequence, waiting, settled.judgement, len(draft_tokens), seconds, now)
-
-    def _answer(
-        self,
-        sequence: Sequence,
-        waiting: Round,
-        judgement: Judgement,
-        verified: int,
-        seconds: float,
-        now: float,
-    ) -> Outcome:
-        verdict = Verdict(
-            committed_length=waiting.draft.committed_length,
-            accepted=judgement.accepted,
-            verified=verified,
-            next_token=judgement.next_token,
-            bonus=judgement.bonus,
-            queue_seconds=max(0.0, now - seconds - waiting.arrived),
-            compute_seconds=seconds,
-            max_draft_tokens_hint=self.control.hint(waiting.key),
-            load=self.load,
-        )
-        self.control.judged(waiting.key, waiting.draft, verdict)
-        sequence.session.commit(waiting.draft, verdict, now)
+    def _answered(self, outcome: Outcome, now: float) -> Outcome:
         self._last_round_at = now
-        self.seats.mark(waiting.key, busy=False, now=now)
-        return Outcome(waiting.key, waiting.draft, verdict)
+        self.seats.mark(outcome.key, busy=False, now=now)
+        return outcome
 
     def _give_up(self, key: int) -> Outcome | None:
         """The runtime cannot guide the sequence. It stays, without a seat, until the device has heard of
@@ -409,10 +374,3 @@ class Roster:
 def _trial(candidate: Candidate, verified: int) -> Trial:
     draft = candidate.draft
     return Trial(candidate.key, draft.draft_tokens[:verified], draft.distributions[:verified])
-
-
-def _late(late: Round, now: float) -> Outcome:
-    sentence = f"the draft waited {now - late.arrived:.1f} seconds for a step"
-    return Outcome(
-        late.key, late.draft, Refusal(Reason.DEADLINE_EXCEEDED, sentence, retry_after_ms=500)
-    )
