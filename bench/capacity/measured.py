@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import live
 
 from sled_bench import recording
 from sled_bench.devices import DeviceTiming
-from sled_bench.held_process import Case, HeldVerifier, ServerPolicy, held_verifier
+from sled_bench.held_process import OFF, Case, HeldVerifier, ServerPolicy, held_verifier
 from sled_bench.models import DRAFTER, TARGET
 from sled_bench.trace import DRAFT_TOKENS, Text, read
 from sled_speculation.draft_length_policy import DraftLengthPolicy
@@ -61,15 +61,9 @@ class Serving:
         return live.Asking(self.draft_tokens, self.fixed, self.policy.trim, deadline)
 
 
-PLAIN = ServerPolicy(trim=False, meet_deadlines=False, foretell=False)
-CENTRAL = Serving("central", 0, PLAIN)
-STATIC = Serving(
-    "static batching",
-    FIXED_TOKENS,
-    ServerPolicy(trim=False, meet_deadlines=False, foretell=False, static=STATIC_BATCH),
-    fixed=True,
-)
-DYNAMIC = Serving("dynamic batching", FIXED_TOKENS, PLAIN, fixed=True)
+CENTRAL = Serving("central", 0, OFF)
+STATIC = Serving("static batching", FIXED_TOKENS, replace(OFF, static=STATIC_BATCH), fixed=True)
+DYNAMIC = Serving("dynamic batching", FIXED_TOKENS, OFF, fixed=True)
 DEADLINES = Serving("deadlines, no trimming", DRAFT_TOKENS, ServerPolicy(trim=False))
 SLED = Serving("sled", DRAFT_TOKENS, ServerPolicy())
 
@@ -86,12 +80,15 @@ async def curves(quick: bool) -> list[dict[str, Any]]:
         for way in (way for way in ways if not way.fixed and way.draft_tokens):
             await _learn(verifier, texts, way, learnt.setdefault(way.name, {}))
         for size in sizes:
-            fleet = [FLEET[n % 2] for n in range(size)]
-            rows += await _rows(verifier, texts, ways, fleet, learnt, 1 if quick else TURNS)
+            rows += await _rows(verifier, texts, ways, _fleet(size), learnt, 1 if quick else TURNS)
         if not quick:
             for row in await _rows(verifier, texts, (CENTRAL, SLED), [PI4] * 4, {}, TURNS):
                 rows.append({**row, "policy": f"{row['policy']}, pi4 only"})
     return rows
+
+
+def _fleet(size: int) -> list[DeviceTiming]:
+    return [FLEET[n % len(FLEET)] for n in range(size)]
 
 
 async def _learn(
@@ -102,7 +99,7 @@ async def _learn(
 ) -> None:
     """Let a fleet of the middle size run unheeded."""
     await verifier.use(way.policy)
-    fleet = [FLEET[n % 2] for n in range(SIZES[len(SIZES) // 2])]
+    fleet = _fleet(SIZES[len(SIZES) // 2])
     await live.fleet(verifier, texts, fleet, way.asking, learnt, LEARN_SECONDS, 0.0)
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from fleet import Arm, Fleet, Window
 
-from sled_bench.held_process import Case, HeldVerifier, ServerPolicy, held_verifier
+from sled_bench.held_process import OFF, Case, HeldVerifier, ServerPolicy, held_verifier
 from sled_bench.trace import DRAFT_TOKENS, read
 
 PLAIN = Arm("no drafts", 0)
 SLED = Arm("sled", DRAFT_TOKENS, heeds_hints=True)
 FIXED = tuple(Arm(f"fixed {length}", length) for length in (1, 2, 4, 8))
-OFF = ServerPolicy(trim=False, meet_deadlines=False, foretell=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,10 @@ class Answers:
     ) -> Outcome | None:
         """The answer to a draft that what is foretold decides; None where the target must be asked about its rest."""
         draft_tokens = waiting.draft.draft_tokens
-        settled = settle(draft_tokens, session.untold())
-        if settled is None:
+        judgement = settle(draft_tokens, session.untold())
+        if judgement is None:
             return None
-        judgement, verified = settled.judgement, len(draft_tokens)
-        return self._answer(session, waiting, judgement, verified, seconds, now)
+        return self._answer(session, waiting, judgement, len(draft_tokens), seconds, now)
 
     def judged(
         self,
@@ -82,8 +81,8 @@ class Answers:
         return Outcome(session.key, waiting.draft, verdict)
 
 
-def late(waiting: Round, now: float) -> Outcome:
-    """The refusal of a round whose deadline has passed."""
-    sentence = f"the draft waited {now - waiting.arrived:.1f} seconds for a step"
+def late(waiting: Round, now: float, what: str = "a step") -> Outcome:
+    """The refusal of a round whose deadline has passed while it waited for `what`."""
+    sentence = f"the draft waited {now - waiting.arrived:.1f} seconds for {what}"
     refusal = Refusal(Reason.DEADLINE_EXCEEDED, sentence, retry_after_ms=500)
     return Outcome(waiting.key, waiting.draft, refusal)

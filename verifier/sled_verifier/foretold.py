@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sled_speculation.acceptance import Judgement
 from sled_speculation.sampling import AcceptanceMode
@@ -29,25 +28,17 @@ MOST_FORETOLD = 2
 """Tokens that the target may be ahead of a device. A device that takes longer than so many steps to draft holds the sequence up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """The draft is judged. `used` foretold tokens are part of the output; the others stay foretold."""
-
-    judgement: Judgement
-    used: int
-
-
-def settle(draft_tokens: Sequence[int], foretold: Sequence[int]) -> Settled | None:
-    """The verdict on a draft, as far as foretold tokens decide it.
+def settle(draft_tokens: Sequence[int], foretold: Sequence[int]) -> Judgement | None:
+    """The verdict on a draft, as far as foretold tokens decide it; those behind its output stay foretold.
 
     None: the draft begins with all of them, so the target must be asked about the rest of the draft,
     `draft_tokens[len(foretold):]`.
     """
     for index, token in enumerate(foretold):
         if index == len(draft_tokens):
-            return Settled(Judgement(index, token, bonus=True), index + 1)
+            return Judgement(index, token, bonus=True)
         if draft_tokens[index] != token:
-            return Settled(Judgement(index, token, bonus=False), index + 1)
+            return Judgement(index, token, bonus=False)
     return None
 
 

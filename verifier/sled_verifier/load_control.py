@@ -202,6 +202,11 @@ class LoadControl:
         return length or int(self._probe_due(key))
 
     @property
+    def foretells(self) -> bool:
+        """Whether steps carry sequences along: not where one row of one sequence costs what it costs for all."""
+        return self.settings.foretell and not self.rectangular
+
+    @property
     def price(self) -> float:
         """The survival that a draft token needs at the present load: 0 when anything pays."""
         return self._price

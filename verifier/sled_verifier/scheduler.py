@@ -253,21 +253,18 @@ class Scheduler:
         if waiting is None:
             deadline = session.opened_at + self.limits.default_deadline_seconds
             return Work(key, backlog, 0, session.opened_at, deadline, session.weight)
-        return Work(
-            key, backlog, self._round_tokens(key), waiting.arrived, waiting.deadline, session.weight
-        )
-
-    def _round_tokens(self, key: int) -> int:
-        return 1 + len(self._candidate(key).draft.draft_tokens)
+        # A draft that waits agrees with all that is foretold.
+        tokens = 1 + len(waiting.draft.draft_tokens) - session.foretold
+        return Work(key, backlog, tokens, waiting.arrived, waiting.deadline, session.weight)
 
     def _carried(self, works: Sequence[Work], now: float) -> list[Work]:
         """Sequences whose devices draft: the step takes them along for one token each, where it has a round and room."""
         rounds = sum(work.round_tokens > 0 for work in works)
-        if not rounds or not self.control.settings.foretell or self.info.rectangular:
+        if not rounds or not self.control.foretells:
             return []
         deadline = now + self.limits.default_deadline_seconds
         carried = [
-            Work(key, 0, self._round_tokens(key), now, deadline, session.weight)
+            Work(key, 0, 1 + len(session.tail_tokens), now, deadline, session.weight)
             for key, session in self._sessions.items()
             if may_foretell(session, self.info)
             and key not in self._queue
@@ -309,11 +306,11 @@ class Scheduler:
             raise LookupError(f"sequence {share.key} was planned without a slot")
         start = self.residency.table.length(share.key)
         tokens = tuple(session.tokens[start : start + share.backlog_tokens])
-        rest = self._candidate(share.key).draft
-        waiting = self._queue.take(share.key) if share.round_tokens else None
-        self._in_flight[share.key] = waiting
         if not share.round_tokens:
+            self._in_flight[share.key] = None
             return JobItem(share.key, slot, start, tokens, None)
+        rest = self._candidate(share.key).draft
+        self._in_flight[share.key] = waiting = self._queue.take(share.key)
         if waiting is not None:
             waiting.attempts += 1
         verified = share.round_tokens - 1

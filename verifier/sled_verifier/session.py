@@ -89,6 +89,11 @@ class Session:
         """
         return len(self.tokens) - 1
 
+    @property
+    def tail_tokens(self) -> tuple[int, ...]:
+        """The draft tokens of `tail`."""
+        return self.tail.draft_tokens if self.tail is not None else ()
+
     def untold(self) -> array[int]:
         """The foretold tokens."""
         return self.tokens[self.told_length :]
@@ -146,8 +151,6 @@ class Session:
 
 def _tail(draft: DraftRequest, verdict: RoundVerdict) -> DraftRequest | None:
     kept = verdict.accepted + 1
-    right = draft.draft_tokens[:kept] == (
-        *draft.draft_tokens[: verdict.accepted],
-        verdict.next_token,
-    )
-    return draft.beyond(kept) if right and len(draft.draft_tokens) > kept else None
+    more = len(draft.draft_tokens) > kept
+    right = more and draft.draft_tokens[verdict.accepted] == verdict.next_token
+    return draft.beyond(kept) if right else None

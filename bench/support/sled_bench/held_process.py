@@ -43,6 +43,10 @@ class ServerPolicy:
     static: int = 0
 
 
+OFF = ServerPolicy(trim=False, meet_deadlines=False, foretell=False)
+"""Whatever is sent is verified, and nothing else."""
+
+
 class HeldVerifier:
     """A ready verifier. After the end `places` are the tokens that it chose in one step of eight, and `margins` by how many
     logits it would have chosen another.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -47,7 +47,7 @@ def test_a_draft_is_settled_where_the_target_has_chosen_otherwise_or_more(
 ) -> None:
     settled = settle(draft, foretold)
     assert settled is not None
-    assert (settled.judgement, settled.used) == (judgement, used)
+    assert (settled, settled.accepted + 1) == (judgement, used)
 
 
 def test_a_draft_that_begins_with_all_that_is_known_is_open() -> None:
@@ -180,7 +180,12 @@ def open_devices(keeper: Scheduler | Roster, seed: int, sampling: SamplingParams
     return devices
 
 
-def write(keeper: Scheduler | Roster, devices: Sequence[Device], step: object, turns: int) -> int:
+def write(
+    keeper: Scheduler | Roster,
+    devices: Sequence[Device],
+    step: Callable[[float], list[Outcome]],
+    turns: int,
+) -> int:
     """Let so many steps pass; returns how many drafts were answered without one."""
     at_once = 0
     by_key = {device.key: device for device in devices}
@@ -195,46 +200,48 @@ def write(keeper: Scheduler | Roster, devices: Sequence[Device], step: object, t
                     assert isinstance(answer.result, RoundVerdict)
                     at_once += bool(device.written)
                     device.take(answer.result, turn)
-        for outcome in step(float(turn)):  # type: ignore[operator]
+        for outcome in step(float(turn)):
             assert isinstance(outcome.result, RoundVerdict)
             by_key[outcome.key].take(outcome.result, turn + 1)
     return at_once
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_texts_are_the_targets_own_on_the_batched_scheduler(seed: int) -> None:
-    bench = Bench()
-    scheduler = bench.scheduler
-    devices = open_devices(scheduler, seed, SamplingParams())
-
+def steps_of(bench: Bench) -> Callable[[float], list[Outcome]]:
     def step(now: float) -> list[Outcome]:
-        job = scheduler.plan(now)
-        return [] if job is None else scheduler.apply(job, run_job(bench.engine, job), now)
+        job = bench.scheduler.plan(now)
+        return [] if job is None else bench.scheduler.apply(job, run_job(bench.engine, job), now)
 
-    at_once = write(scheduler, devices, step, 25)
+    return step
+
+
+def check_texts(
+    keeper: Scheduler | Roster, step: Callable[[float], list[Outcome]], seed: int
+) -> None:
+    devices = open_devices(keeper, seed, SamplingParams())
+    at_once = write(keeper, devices, step, 25)
     assert at_once > 3
-    assert scheduler.foretold_tokens > at_once
+    assert keeper.foretold_tokens > at_once
     for device in devices:
         assert len(device.written) > 20
         assert device.written == list(TARGET.greedy(device.prompt, len(device.written)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_texts_are_the_targets_own_on_the_batched_scheduler(seed: int) -> None:
+    bench = Bench()
+    check_texts(bench.scheduler, steps_of(bench), seed)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_texts_are_the_targets_own_on_a_runtime_that_batches_itself(seed: int) -> None:
     runtime = FakeRuntime(model=TARGET)
     roster = Roster(runtime.info, Limits(max_draft_tokens=8))
-    devices = open_devices(roster, seed, SamplingParams())
 
     def step(now: float) -> list[Outcome]:
         order = roster.order(now)
         return [] if order is None else roster.apply(order, runtime.run(order), now)
 
-    at_once = write(roster, devices, step, 25)
-    assert at_once > 3
-    assert roster.foretold_tokens > at_once
-    for device in devices:
-        assert len(device.written) > 20
-        assert device.written == list(TARGET.greedy(device.prompt, len(device.written)))
+    check_texts(roster, step, seed)
 
 
 def test_match_mode_gives_the_text_that_the_seed_gives_whoever_is_carried_along() -> None:
@@ -243,13 +250,7 @@ def test_match_mode_gives_the_text_that_the_seed_gives_whoever_is_carried_along(
     for foretell in (False, True):
         bench = Bench(control=LoadControl(8, LoadSettings(foretell=foretell)))
         devices = open_devices(bench.scheduler, 3, sampling)
-
-        def step(now: float, bench: Bench = bench) -> list[Outcome]:
-            job = bench.scheduler.plan(now)
-            ran = None if job is None else run_job(bench.engine, job)
-            return [] if job is None or ran is None else bench.scheduler.apply(job, ran, now)
-
-        write(bench.scheduler, devices, step, 25)
+        write(bench.scheduler, devices, steps_of(bench), 25)
         assert (bench.scheduler.foretold_tokens > 0) is foretell
         found.append([device.written for device in devices])
     for alone, carried in zip(*found, strict=True):

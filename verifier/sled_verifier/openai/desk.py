@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sled_verifier.admission import check_draft, check_open
-from sled_verifier.answers import Outcome
+from sled_verifier.answers import Outcome, late
 from sled_verifier.batcher import Work, urgency
 from sled_verifier.engine.base import EngineInfo
+from sled_verifier.foretold import settle
 from sled_verifier.limits import Limits
 from sled_verifier.openai.target import TargetError
 from sled_verifier.queue import Round, RoundQueue
@@ -101,15 +102,15 @@ class Desk:
             0 <= token < self.info.vocab_size for token in choices
         ):
             return self._refused(waiting, "the model server chose a token outside the vocabulary")
-        accepted = 0
-        while accepted < len(tokens) and choices[accepted] == tokens[accepted]:
-            accepted += 1
+        judgement = settle(tokens, choices)
+        if judgement is None:
+            raise LookupError("one choice more than draft tokens decides every draft")
         verdict = RoundVerdict(
             committed_length=draft.committed_length,
-            accepted=accepted,
+            accepted=judgement.accepted,
             verified=len(tokens),
-            next_token=choices[accepted],
-            bonus=accepted == len(tokens),
+            next_token=judgement.next_token,
+            bonus=judgement.bonus,
             queue_seconds=max(0.0, now - seconds - waiting.arrived),
             compute_seconds=seconds,
             max_draft_tokens_hint=self.limits.max_draft_tokens,
@@ -125,7 +126,7 @@ class Desk:
 
     def expire(self, now: float) -> list[Outcome]:
         """Refuse the waiting rounds whose deadline has passed."""
-        return [_late(late, now) for late in self._queue.expire(now)]
+        return [late(waiting, now, "the model server") for waiting in self._queue.expire(now)]
 
     def next_deadline(self) -> float | None:
         """When `expire` will next have something to do."""
@@ -182,9 +183,3 @@ def _check_sampling(request: OpenRequest) -> None:
             f"sampling.repetition_penalty is {sampling.repetition_penalty}; this replica's target runs "
             "elsewhere and judges drafts without it, so it allows only 1",
         )
-
-
-def _late(late: Round, now: float) -> Outcome:
-    sentence = f"the draft waited {now - late.arrived:.1f} seconds for the model server"
-    refusal = Refusal(Reason.DEADLINE_EXCEEDED, sentence, retry_after_ms=500)
-    return Outcome(late.key, late.draft, refusal)

@@ -287,7 +287,7 @@ class Roster:
 
     def _idle(self) -> list[Candidate]:
         """Those that a step can carry along while their devices draft."""
-        if not self.control.settings.foretell or self.info.rectangular:
+        if not self.control.foretells:
             return []
         here = (s.session for key, s in self._sequences.items() if self.seats.ready(key))
         return [
